@@ -1,0 +1,245 @@
+//! The checked job: what a `job.toml` means once every mistake is ruled out.
+//!
+//! Made only by [`crate::check`]; whoever holds a `JobSpec` need not check names, types or references again.
+//! Secrets are resolved; a `JobSpec` is therefore never logged or serialised.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// A whole checked job. Columns are those of `[fields]` in file order, then those of `[derive]`.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    pub name: String,
+    /// 1 to 1024; fixed at the first submit.
+    pub key_groups: u16,
+    pub source: SourceSpec,
+    /// In file order; [`TargetIndex`] points in here.
+    pub targets: Vec<TargetSpec>,
+    pub fields: Vec<FieldSpec>,
+    pub rules: Vec<RuleSpec>,
+    /// SQL of `[filter] keep`.
+    pub filter: Option<SqlExpression>,
+    pub derive: Vec<DeriveSpec>,
+    pub time: Option<TimeSpec>,
+    pub dedup: Option<DedupSpec>,
+    /// In file order; the sinks of one target are written in this order.
+    pub sinks: Vec<SinkSpec>,
+    pub dead_letter: DeadLetterSpec,
+    pub panels: Vec<PanelSpec>,
+    /// Columns of the routing key (DESIGN: `route_by`, else tombstone key, else the first keyed sink's); empty: by split.
+    pub routing_key: Vec<ColumnIndex>,
+}
+
+/// Index into the job's columns: `fields`, then `derive`.
+pub type ColumnIndex = usize;
+/// Index into [`JobSpec::targets`].
+pub type TargetIndex = usize;
+
+#[derive(Debug, Clone)]
+pub enum SourceSpec {
+    Kafka(KafkaSourceSpec),
+}
+
+#[derive(Debug, Clone)]
+pub struct KafkaSourceSpec {
+    /// `host:port[,host:port]`
+    pub brokers: String,
+    pub topic: String,
+    pub start: StartPosition,
+    /// Columns of the record's key that a record without value deletes.
+    pub tombstone_key: Option<Vec<ColumnIndex>>,
+    pub on_data_loss: OnDataLoss,
+    pub on_change: OnChange,
+    /// Further librdkafka properties from `tls` and `sasl`.
+    pub security: Vec<(String, SecretString)>,
+    /// Longest record value in bytes; a longer one is a dead letter.
+    pub max_record: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPosition {
+    Earliest,
+    Latest,
+    /// Microseconds since 1970 UTC.
+    At(i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDataLoss {
+    Fail,
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChange {
+    Fail,
+    Accept,
+}
+
+#[derive(Debug, Clone)]
+pub struct TargetSpec {
+    pub name: String,
+    pub kind: TargetKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum TargetKind {
+    Postgres {
+        url: SecretString,
+        /// Share of refused rows (0 to 1) at which the job pauses.
+        max_refused: f64,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct FieldSpec {
+    pub name: String,
+    pub kind: FieldType,
+    /// Alternatives; the first one present wins. Each is a list of object keys from the record's root.
+    pub paths: Vec<Vec<String>>,
+    pub required: bool,
+    /// Inclusive bounds, in the field's own type.
+    pub min: Option<Bound>,
+    pub max: Option<Bound>,
+    /// Allowed texts; empty: any.
+    pub one_of: Vec<String>,
+    /// Longest string in bytes.
+    pub max_bytes: usize,
+    pub phi: bool,
+    pub unit: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    Int(i64),
+    Float(f64),
+    /// Unscaled value at the field's scale.
+    Decimal(i128),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum FieldType {
+    String,
+    Bool,
+    Int32,
+    Int64,
+    Float64,
+    /// Arrow `Decimal128(precision, scale)`.
+    Decimal { precision: u8, scale: i8 },
+    /// Arrow `Timestamp(Microsecond, "UTC")`.
+    Timestamp(TimestampText),
+    /// Arrow `Date32`.
+    Date,
+    /// Arrow `FixedSizeBinary(16)`.
+    Uuid,
+    /// Arrow `Utf8`, the JSON text.
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum TimestampText {
+    /// A number of this many units a second since 1970 UTC (1, 1_000, 1_000_000, 1_000_000_000).
+    Epoch { per_second: i64 },
+    /// RFC 3339; text without a zone is read in `assume_zone` (IANA name), or is an error where that is `None`.
+    Rfc3339 { assume_zone: Option<String> },
+}
+
+/// The text of a SQL expression that has been parsed, bound to the job's columns and type-checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlExpression {
+    pub sql: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct RuleSpec {
+    pub name: String,
+    pub condition: SqlExpression,
+}
+
+#[derive(Debug, Clone)]
+pub struct DeriveSpec {
+    pub name: String,
+    pub value: SqlExpression,
+    pub data_type: arrow::datatypes::DataType,
+}
+
+#[derive(Debug, Clone)]
+pub struct TimeSpec {
+    pub field: ColumnIndex,
+    pub delay: Duration,
+    pub lateness: Duration,
+    pub max_future: Duration,
+    pub idle_after: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct DedupSpec {
+    pub key: Vec<ColumnIndex>,
+    pub keep_for: Duration,
+    pub changed: OnChanged,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChanged {
+    /// Same key, other values: the one with the greater position wins, a correction.
+    Update,
+    /// Same key, other values: ignored.
+    Drop,
+}
+
+#[derive(Debug, Clone)]
+pub struct SinkSpec {
+    pub target: TargetIndex,
+    /// Rows for which this is true.
+    pub condition: Option<SqlExpression>,
+    /// Schema-qualified table, each part unquoted.
+    pub table: (String, String),
+    pub write: WriteMode,
+    /// Column of the table and where its value comes from, in file order.
+    pub columns: Vec<SinkColumn>,
+    pub one_to_one: bool,
+    pub create: bool,
+    pub delete_when: Option<SqlExpression>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SinkColumn {
+    pub name: String,
+    pub value: SinkValue,
+    pub data_type: arrow::datatypes::DataType,
+    pub nullable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum SinkValue {
+    Column(ColumnIndex),
+    Expression(SqlExpression),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum WriteMode {
+    /// Indexes into [`SinkSpec::columns`].
+    Upsert { key: Vec<usize>, newest_by: Option<usize> },
+    KeepFirst { key: Vec<usize> },
+    Append,
+}
+
+#[derive(Debug, Clone)]
+pub struct DeadLetterSpec {
+    pub target: TargetIndex,
+    /// Schema-qualified table.
+    pub table: (String, String),
+}
+
+#[derive(Debug, Clone)]
+pub struct PanelSpec {
+    pub title: String,
+    pub chart: String,
+    pub x: Option<String>,
+    pub y: Vec<String>,
+    pub series: Option<String>,
+    pub sql: String,
+    pub target: TargetIndex,
+    pub every: Duration,
+}
