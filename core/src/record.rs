@@ -1,0 +1,70 @@
+//! The records of the control log: the whole durable memory of the JobManager.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::cut::Cut;
+use crate::ids::{Attempt, CheckpointId, Epoch, JobId, KeyGroupId, Position, SplitId};
+use crate::message::Snapshot;
+use crate::placement::Plan;
+
+/// A job as the coordinator knows it; what the records mean is in `submission`, which only the edges read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDefinition {
+    pub id: JobId,
+    pub name: String,
+    /// `pulso_job::Submission` as JSON: the file's text and the values of the environment it names.
+    pub submission: String,
+    /// Hash of what the file means: equal for a file that is submitted again.
+    pub fingerprint: u64,
+    pub key_groups: u16,
+    pub stages: u8,
+    /// Names of the targets, in file order.
+    pub targets: Vec<String>,
+    /// Microseconds by which the watermark stays behind.
+    pub delay: i64,
+    /// Microseconds without a record after which a split counts as idle; 0: never.
+    pub idle_after: i64,
+    /// Windows close by watermark, so a cut that moved it is followed by another.
+    pub has_windows: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// The nonce of every following record of this leader.
+    Leader { nonce: Uuid, name: String },
+    /// The leader is alive; nothing else was due.
+    Alive,
+    /// The whole state; readers need nothing before it.
+    Base(Box<crate::control_log::LogState>),
+    /// A new job and where its splits start, as Cut(0).
+    Submitted { definition: JobDefinition, start: Cut },
+    Attempt { job: JobId, attempt: Attempt, reason: String },
+    Plan { job: JobId, attempt: Attempt, plan: Plan, resume: BTreeMap<KeyGroupId, Epoch> },
+    Cut { job: JobId, cut: Cut },
+    /// New splits, read from these positions on from the next attempt.
+    SplitsJoined { job: JobId, splits: BTreeMap<SplitId, Position> },
+    CheckpointDone { job: JobId, manifest: Manifest },
+    /// A person pinned it: kept until released.
+    Pinned { job: JobId, checkpoint: CheckpointId },
+    /// These checkpoints are given up; their files may be deleted once this is durable.
+    Collect { job: JobId, checkpoints: Vec<CheckpointId> },
+    Stopping { job: JobId },
+    Finished { job: JobId },
+    Cancelled { job: JobId },
+    Failed { job: JobId, reason: String },
+    /// A person said go on, after `Failed`, `Finished` or `Cancelled`.
+    Resumed { job: JobId },
+}
+
+/// A completed checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub checkpoint: CheckpointId,
+    /// Every key group's state is that after this epoch.
+    pub epoch: Epoch,
+    pub taken: crate::ids::WallTime,
+    pub snapshots: BTreeMap<KeyGroupId, Snapshot>,
+}
