@@ -67,6 +67,8 @@ pub struct Deployment {
     pub start: Cut,
     /// All sealed cuts after `start`, ascending.
     pub replay: Vec<Cut>,
+    /// Splits that `start` does not know yet, and where they begin.
+    pub joined: BTreeMap<SplitId, Position>,
     /// *g*
     pub committed: Epoch,
     /// *K*: at most this many epochs may be read beyond *g*.
