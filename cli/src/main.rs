@@ -1,1 +1,98 @@
-fn main() {}
+//! `healthctl`: runs and watches jobs on a Pulso cluster, and makes data for them.
+
+mod commands;
+mod failure;
+mod output;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::commands::{check, explain, generate, produce, version};
+use crate::failure::Failure;
+use crate::output::Format;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 no such job, 4 job failed, 5 timeout";
+
+#[derive(Parser)]
+#[command(name = "healthctl", version, about = "Runs and watches jobs on a Pulso cluster", after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Accepted before and after the command.
+#[derive(clap::Args)]
+pub(crate) struct Global {
+    /// Where the JobManager listens
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "PULSO_JOBMANAGER", default_value = "127.0.0.1:6123")]
+    pub(crate) jobmanager: String,
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Arguments),
+    Produce(produce::Arguments),
+    Check(check::Arguments),
+    Explain(explain::Arguments),
+    Version(version::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    let filter = EnvFilter::try_from_env("PULSO_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(output::color()).with_writer(std::io::stderr).init();
+    match execute(&global, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, global.output);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn execute(global: &Global, command: Command) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(global, command))
+}
+
+async fn run(global: &Global, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Generate(arguments) => generate::run(global, arguments).await,
+        Command::Produce(arguments) => produce::run(global, arguments).await,
+        Command::Check(arguments) => check::run(global, &arguments),
+        Command::Explain(arguments) => explain::run(global, &arguments),
+        Command::Version(arguments) => version::run(global, &arguments),
+    }
+}
+
+/// Nobody may be listening on standard error either, and then there is nobody to tell.
+fn report(failure: &Failure, format: Format) {
+    let text = match (failure, format) {
+        (Failure::Reported, _) => return,
+        (_, Format::Table) => format!("healthctl: {failure}"),
+        (_, Format::Json) => {
+            let error = serde_json::json!({ "kind": failure.kind(), "message": failure.to_string() });
+            serde_json::json!({ "error": error }).to_string()
+        }
+    };
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,48 @@
+# Everything a person or a machine does with this checkout. `make demo` and `make test` need nothing but make.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+# One target folder outside the checkout: RocksDB, librdkafka and DataFusion are built once, a new clone builds warm.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/pulso/target
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# Every call names the same crates, targets and profile, so that none builds a dependency anew.
+EVERYTHING := --workspace --all-targets --locked
+BINARIES := jobmanager taskmanager healthctl
+
+.PHONY: setup build demo test test-all sim bench lint fmt
+
+setup:
+	@scripts/setup
+
+# Leaves bin/jobmanager, bin/taskmanager and bin/healthctl.
+build: setup
+	@cargo build $(EVERYTHING)
+	@scripts/link-binaries $(BINARIES)
+
+# Kafka, PostgreSQL, a cluster and a job with generated data. make demo ARGS="--for 60s -o json"
+demo: build
+	@bin/healthctl demo $(ARGS)
+
+test:
+	@scripts/test
+
+# Everything that does not fit into `make test` too: ignored tests, and more seeds.
+test-all:
+	@PULSO_TEST_ALL=1 SEEDS=$(or $(SEEDS),3000) scripts/test
+
+# make sim SEEDS=10000
+sim: setup
+	@SEEDS=$(or $(SEEDS),1000) scripts/cargo-test simulation
+
+# Figures of this machine. make bench ARGS="..."
+bench: build
+	@scripts/bench $(ARGS)
+
+lint: setup
+	@cargo fmt --all --check
+	@cargo clippy $(EVERYTHING) -- -D warnings
+
+fmt: setup
+	@cargo fmt --all

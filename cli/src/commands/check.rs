@@ -1,0 +1,60 @@
+//! `healthctl check`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use pulso_cli::job_file;
+use pulso_job::{Diagnostic, Diagnostics};
+use serde::Serialize;
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+/// Check a job file without any server; every mistake is shown at once
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[arg(value_name = "JOB.TOML")]
+    file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Good<'a> {
+    file: &'a str,
+    job: &'a str,
+    diagnostics: &'a [Diagnostic],
+}
+
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
+    let file = match job_file::read(&arguments.file) {
+        Ok(file) => file,
+        Err(error) => return Err(refused(global.output, error)),
+    };
+    let (job, warnings) = match pulso_job::check(&file.submission, &file.name) {
+        Ok(checked) => checked,
+        Err(diagnostics) => return Err(refused(global.output, diagnostics.into())),
+    };
+    if global.output == Format::Json {
+        return output::json(&Good { file: &file.name, job: &job.name, diagnostics: &warnings });
+    }
+    for Diagnostic { code, message, line, column, .. } in &warnings {
+        writeln!(std::io::stderr().lock(), "{}:{line}:{column}: warning {code}: {message}", file.name)?;
+    }
+    output::line(&format!("{}: job {} is good", file.name, job.name))
+}
+
+/// Shows diagnostics, if that is what the error is, in the way asked for.
+pub(crate) fn refused(format: Format, error: anyhow::Error) -> Failure {
+    let diagnostics = match error.downcast::<Diagnostics>() {
+        Ok(diagnostics) => diagnostics,
+        Err(error) => return Failure::Failed(error),
+    };
+    let shown = match format {
+        Format::Json => output::json(&diagnostics.to_json()),
+        Format::Table => {
+            let text = diagnostics.render(output::color());
+            writeln!(std::io::stderr().lock(), "{}", text.trim_end()).map_err(Failure::from)
+        }
+    };
+    shown.err().unwrap_or(Failure::Reported)
+}

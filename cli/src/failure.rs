@@ -1,0 +1,71 @@
+//! How a command fails, and the exit code that says so.
+
+use std::io::ErrorKind;
+
+/// 0 is done; usage errors found by the argument parser are 2 as well.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the commands that talk to a cluster use the rest")]
+pub(crate) enum Failure {
+    Failed(anyhow::Error),
+    Usage(String),
+    NoSuchJob(String),
+    JobFailed(String),
+    Timeout(String),
+    /// Already said, such as the diagnostics of a job file.
+    Reported,
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) | Failure::Reported => 1,
+            Failure::Usage(_) => 2,
+            Failure::NoSuchJob(_) => 3,
+            Failure::JobFailed(_) => 4,
+            Failure::Timeout(_) => 5,
+        }
+    }
+
+    /// Stable name for `-o json`.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Failure::Failed(_) | Failure::Reported => "failed",
+            Failure::Usage(_) => "usage",
+            Failure::NoSuchJob(_) => "no_such_job",
+            Failure::JobFailed(_) => "job_failed",
+            Failure::Timeout(_) => "timeout",
+        }
+    }
+
+    /// Whoever read our output has seen enough: `healthctl ... | head`.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        match self {
+            Failure::Failed(error) => error
+                .chain()
+                .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)),
+            Failure::Usage(_)
+            | Failure::NoSuchJob(_)
+            | Failure::JobFailed(_)
+            | Failure::Timeout(_)
+            | Failure::Reported => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Failed(error) => write!(f, "{error:#}"),
+            Failure::Usage(text) | Failure::NoSuchJob(text) | Failure::JobFailed(text) | Failure::Timeout(text) => {
+                f.write_str(text)
+            }
+            Failure::Reported => Ok(()),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Failed(error.into())
+    }
+}
