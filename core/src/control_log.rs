@@ -1,8 +1,17 @@
 //! The control log: framing, the fold over its records, and the machine that appends with put-if-absent.
 
-use std::collections::BTreeMap;
+mod appender;
+mod fold;
+mod following;
+mod frame;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+pub use appender::{Appender, Command, Event, PutAnswer, Settings};
+pub use fold::{CUTS_FOR_PINNED, FoldError};
+pub use frame::{Frame, FrameError, ObjectHash, frame, unframe};
 
 use crate::cut::Cut;
 use crate::ids::{Attempt, Epoch, JobId, KeyGroupId, Position, SplitId};
@@ -13,6 +22,11 @@ use crate::record::{JobDefinition, Manifest};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LogState {
     pub jobs: BTreeMap<JobId, JobState>,
+    /// Name of the newest leader: a JobManager that finds its own name here restarts and need not wait for silence.
+    pub leader: String,
+    /// Numbers at which leadership was claimed. Those objects stay for ever: each sits where the leader before it
+    /// would put its next record, however late that one wakes up.
+    pub claims: BTreeSet<u64>,
 }
 
 /// The durable part of one job.
@@ -23,12 +37,16 @@ pub struct JobState {
     pub attempt: Attempt,
     /// The attempt and plan that were deployed last, and where it resumed.
     pub plan: Option<(Attempt, Plan, BTreeMap<KeyGroupId, Epoch>)>,
-    /// From the cut of the oldest retained checkpoint (or Cut(0)) to the newest, without gaps.
+    /// From the cut of the oldest retained checkpoint (or Cut(0)) to the newest, without gaps. Never empty.
     pub cuts: BTreeMap<Epoch, Cut>,
-    /// Splits that joined and are in no cut yet.
+    /// Splits that the oldest of `cuts` does not know, and where they begin.
     pub joined: BTreeMap<SplitId, Position>,
     /// Oldest first.
     pub checkpoints: Vec<RetainedCheckpoint>,
+    /// Records in all cuts that there ever were.
+    pub read: BTreeMap<SplitId, u64>,
+    /// The newest sealed epoch when the job was last told to stop; its final cut is a later one.
+    pub stopping_after: Epoch,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,4 +62,12 @@ pub enum JobStatus {
     Finished,
     Cancelled,
     Failed { reason: String },
+}
+
+impl JobStatus {
+    /// The job has work to do, or will have once there is a TaskManager.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self, Self::Running | Self::Stopping)
+    }
 }

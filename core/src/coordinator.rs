@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cut::Cut;
-use crate::ids::{CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime};
+use crate::ids::{
+    CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime,
+};
 use crate::message::{Instruction, Report};
 use crate::record::{JobDefinition, Record};
 
@@ -16,36 +18,74 @@ pub enum Event {
     /// The records of the oldest outstanding `Append` are durable.
     Appended,
     /// A TaskManager opened a session. `exchange` is the address that others reach it at.
-    Registered { session: SessionId, task_manager: TaskManagerId, name: String, exchange: String },
+    Registered {
+        session: SessionId,
+        task_manager: TaskManagerId,
+        name: String,
+        exchange: String,
+    },
     /// The stream of a session broke.
-    SessionLost { session: SessionId },
+    SessionLost {
+        session: SessionId,
+    },
     /// A heartbeat; reports count as one too.
-    Alive { session: SessionId },
-    Reported { session: SessionId, report: Report },
+    Alive {
+        session: SessionId,
+    },
+    Reported {
+        session: SessionId,
+        report: Report,
+    },
     /// Splits that exist now and where a split that is new to the job starts.
-    SplitsFound { job: JobId, splits: BTreeMap<SplitId, Position> },
-    Called { request: RequestId, call: Call },
+    SplitsFound {
+        job: JobId,
+        splits: BTreeMap<SplitId, Position>,
+    },
+    Called {
+        request: RequestId,
+        call: Call,
+    },
 }
 
 /// What a person asks for. The edge has checked the job and resolved its start positions before.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    Submit { definition: JobDefinition, start: Cut },
+    Submit {
+        definition: JobDefinition,
+        start: Cut,
+    },
     /// Takes a checkpoint and pins it.
-    Savepoint { job: JobId },
+    Savepoint {
+        job: JobId,
+    },
     /// Drains, takes a savepoint, finishes.
-    Stop { job: JobId },
-    Cancel { job: JobId },
+    Stop {
+        job: JobId,
+    },
+    Cancel {
+        job: JobId,
+    },
     /// Goes on after `Failed`, `Finished` or `Cancelled`, from the newest checkpoint.
-    Resume { job: JobId },
+    Resume {
+        job: JobId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// `known`: the same file runs already under this name.
-    Submitted { job: JobId, known: bool },
-    SavepointTaken { checkpoint: CheckpointId, epoch: Epoch },
-    Stopped { checkpoint: CheckpointId, epoch: Epoch },
+    Submitted {
+        job: JobId,
+        known: bool,
+    },
+    SavepointTaken {
+        checkpoint: CheckpointId,
+        epoch: Epoch,
+    },
+    Stopped {
+        checkpoint: CheckpointId,
+        epoch: Epoch,
+    },
     Cancelled,
     Resumed,
     Refused(Refusal),
@@ -54,12 +94,18 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Another job of this name runs, from another file.
-    NameTaken { job: JobId },
+    NameTaken {
+        job: JobId,
+    },
     NoSuchJob,
     /// The call does not fit the job's state; says which state that is and what to do.
-    WrongState { reason: String },
+    WrongState {
+        reason: String,
+    },
     /// The job failed while the call waited.
-    JobFailed { reason: String },
+    JobFailed {
+        reason: String,
+    },
 }
 
 /// What the shell carries out, in this order.
@@ -67,10 +113,19 @@ pub enum Refusal {
 pub enum Command {
     /// Append to the control log; answered by `Appended`. The coordinator has one outstanding at a time.
     Append(Vec<Record>),
-    Send { session: SessionId, instruction: Instruction },
+    Send {
+        session: SessionId,
+        instruction: Instruction,
+    },
     /// The TaskManager of this session is given up: close the stream.
-    CloseSession { session: SessionId, reason: String },
-    Reply { request: RequestId, answer: Answer },
+    CloseSession {
+        session: SessionId,
+        reason: String,
+    },
+    Reply {
+        request: RequestId,
+        answer: Answer,
+    },
     /// Delete objects of the checkpoint storage; best effort, may be repeated.
     DeleteObjects(Vec<String>),
 }

@@ -175,13 +175,7 @@ pub enum Report {
     /// All hosted key groups have processed and committed up to `epoch` in every target.
     Committed { job: JobId, attempt: Attempt, epoch: Epoch, counters: Counters },
     /// A key group's part of a checkpoint is stored and the ledger still confirms it.
-    SnapshotTaken {
-        job: JobId,
-        attempt: Attempt,
-        checkpoint: CheckpointId,
-        key_group: KeyGroupId,
-        snapshot: Snapshot,
-    },
+    SnapshotTaken { job: JobId, attempt: Attempt, checkpoint: CheckpointId, key_group: KeyGroupId, snapshot: Snapshot },
     /// This checkpoint will not come to be; the job goes on.
     CheckpointFailed { job: JobId, attempt: Attempt, checkpoint: CheckpointId, reason: String },
     /// The TaskManager cannot go on with this attempt.

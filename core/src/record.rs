@@ -34,29 +34,70 @@ pub struct JobDefinition {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// The nonce of every following record of this leader.
-    Leader { nonce: Uuid, name: String },
+    Leader {
+        nonce: Uuid,
+        name: String,
+    },
     /// The leader is alive; nothing else was due.
     Alive,
     /// The whole state; readers need nothing before it.
     Base(Box<crate::control_log::LogState>),
     /// A new job and where its splits start, as Cut(0).
-    Submitted { definition: JobDefinition, start: Cut },
-    Attempt { job: JobId, attempt: Attempt, reason: String },
-    Plan { job: JobId, attempt: Attempt, plan: Plan, resume: BTreeMap<KeyGroupId, Epoch> },
-    Cut { job: JobId, cut: Cut },
+    Submitted {
+        definition: JobDefinition,
+        start: Cut,
+    },
+    Attempt {
+        job: JobId,
+        attempt: Attempt,
+        reason: String,
+    },
+    Plan {
+        job: JobId,
+        attempt: Attempt,
+        plan: Plan,
+        resume: BTreeMap<KeyGroupId, Epoch>,
+    },
+    Cut {
+        job: JobId,
+        cut: Cut,
+    },
     /// New splits, read from these positions on from the next attempt.
-    SplitsJoined { job: JobId, splits: BTreeMap<SplitId, Position> },
-    CheckpointDone { job: JobId, manifest: Manifest },
+    SplitsJoined {
+        job: JobId,
+        splits: BTreeMap<SplitId, Position>,
+    },
+    CheckpointDone {
+        job: JobId,
+        manifest: Manifest,
+    },
     /// A person pinned it: kept until released.
-    Pinned { job: JobId, checkpoint: CheckpointId },
+    Pinned {
+        job: JobId,
+        checkpoint: CheckpointId,
+    },
     /// These checkpoints are given up; their files may be deleted once this is durable.
-    Collect { job: JobId, checkpoints: Vec<CheckpointId> },
-    Stopping { job: JobId },
-    Finished { job: JobId },
-    Cancelled { job: JobId },
-    Failed { job: JobId, reason: String },
+    Collect {
+        job: JobId,
+        checkpoints: Vec<CheckpointId>,
+    },
+    Stopping {
+        job: JobId,
+    },
+    Finished {
+        job: JobId,
+    },
+    Cancelled {
+        job: JobId,
+    },
+    Failed {
+        job: JobId,
+        reason: String,
+    },
     /// A person said go on, after `Failed`, `Finished` or `Cancelled`.
-    Resumed { job: JobId },
+    Resumed {
+        job: JobId,
+    },
 }
 
 /// A completed checkpoint.

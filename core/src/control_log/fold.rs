@@ -1,0 +1,192 @@
+//! The fold: what one more record makes of the state. Total, and strict where a wrong state could lose or repeat rows.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::{JobState, JobStatus, LogState, RetainedCheckpoint};
+use crate::cut::Cut;
+use crate::ids::{Attempt, CheckpointId, Epoch, JobId};
+use crate::record::{JobDefinition, Manifest, Record};
+
+/// Cuts kept for pinned checkpoints alone. At a hundred cuts a second a job that goes on from a pinned checkpoint
+/// would else gather gigabytes of them in a week; older ones than these can no longer be rewound to.
+pub const CUTS_FOR_PINNED: usize = 20_000;
+
+/// A record that does not fit the ones before it: the log is not one history.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FoldError {
+    #[error("a record names job {0}, which was never submitted")]
+    UnknownJob(JobId),
+    #[error("job {0} was submitted twice")]
+    KnownJob(JobId),
+    #[error("job {job}: cut {found} follows cut {newest}")]
+    CutOutOfOrder { job: JobId, newest: Epoch, found: Epoch },
+    #[error("job {job}: cut {epoch} names another predecessor than the cut before it")]
+    OtherHistory { job: JobId, epoch: Epoch },
+    #[error("job {job}: attempt {found} follows attempt {newest}")]
+    AttemptOutOfOrder { job: JobId, newest: Attempt, found: Attempt },
+    #[error("job {job}: the log holds no checkpoint {checkpoint}, or not the cut of its epoch")]
+    UnknownCheckpoint { job: JobId, checkpoint: CheckpointId },
+}
+
+impl LogState {
+    /// Takes one record in.
+    ///
+    /// # Errors
+    /// [`FoldError`]; the state is then unchanged.
+    pub fn apply(&mut self, record: &Record) -> Result<(), FoldError> {
+        match record {
+            Record::Leader { name, .. } => self.leader.clone_from(name),
+            Record::Alive => {}
+            Record::Base(state) => self.clone_from(state),
+            Record::Submitted { definition, start } => self.submit(definition, start)?,
+            Record::Attempt { job, attempt, .. } => {
+                let state = self.job(*job)?;
+                if *attempt <= state.attempt {
+                    return Err(FoldError::AttemptOutOfOrder { job: *job, newest: state.attempt, found: *attempt });
+                }
+                state.attempt = *attempt;
+            }
+            Record::Plan { job, attempt, plan, resume } => {
+                let state = self.job(*job)?;
+                if *attempt != state.attempt {
+                    return Err(FoldError::AttemptOutOfOrder { job: *job, newest: state.attempt, found: *attempt });
+                }
+                state.plan = Some((*attempt, plan.clone(), resume.clone()));
+            }
+            Record::Cut { job, cut } => self.job(*job)?.cut(*job, cut)?,
+            Record::SplitsJoined { job, splits } => {
+                let state = self.job(*job)?;
+                for (split, position) in splits {
+                    if !state.knows(*split) {
+                        state.joined.insert(*split, *position);
+                    }
+                }
+            }
+            Record::CheckpointDone { job, manifest } => self.job(*job)?.checkpoint_done(*job, manifest)?,
+            Record::Pinned { job, checkpoint } => self.job(*job)?.pin(*job, *checkpoint)?,
+            Record::Collect { job, checkpoints } => {
+                let state = self.job(*job)?;
+                state.checkpoints.retain(|c| !checkpoints.contains(&c.manifest.checkpoint));
+                state.prune();
+            }
+            Record::Stopping { job } => {
+                let state = self.job(*job)?;
+                if state.status == JobStatus::Running {
+                    state.status = JobStatus::Stopping;
+                    state.stopping_after = state.newest_cut().epoch;
+                }
+            }
+            Record::Finished { job } => self.job(*job)?.status = JobStatus::Finished,
+            Record::Cancelled { job } => self.job(*job)?.status = JobStatus::Cancelled,
+            Record::Failed { job, reason } => self.job(*job)?.status = JobStatus::Failed { reason: reason.clone() },
+            Record::Resumed { job } => self.job(*job)?.status = JobStatus::Running,
+        }
+        Ok(())
+    }
+
+    /// Takes one object in: its records, and the claim of leadership that it may be.
+    ///
+    /// # Errors
+    /// [`FoldError`] of the first record that does not fit.
+    pub fn apply_object(&mut self, number: u64, records: &[Record]) -> Result<(), FoldError> {
+        for record in records {
+            self.apply(record)?;
+        }
+        if matches!(records, [Record::Leader { .. }]) {
+            self.claims.insert(number);
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, definition: &JobDefinition, start: &Cut) -> Result<(), FoldError> {
+        if self.jobs.contains_key(&definition.id) {
+            return Err(FoldError::KnownJob(definition.id));
+        }
+        let job = JobState {
+            definition: definition.clone(),
+            status: JobStatus::Running,
+            attempt: Attempt::default(),
+            plan: None,
+            cuts: BTreeMap::from([(start.epoch, start.clone())]),
+            joined: BTreeMap::new(),
+            checkpoints: Vec::new(),
+            read: start.splits.iter().map(|(split, cut)| (*split, cut.count)).collect(),
+            stopping_after: Epoch::ZERO,
+        };
+        self.jobs.insert(definition.id, job);
+        Ok(())
+    }
+
+    fn job(&mut self, job: JobId) -> Result<&mut JobState, FoldError> {
+        self.jobs.get_mut(&job).ok_or(FoldError::UnknownJob(job))
+    }
+}
+
+impl JobState {
+    /// The newest sealed cut.
+    #[must_use]
+    pub fn newest_cut(&self) -> &Cut {
+        self.cuts.last_key_value().expect("Cut(0) comes with the job, and the newest cut is never pruned").1
+    }
+
+    /// The oldest cut that a replay can start at.
+    #[must_use]
+    pub fn oldest_cut(&self) -> &Cut {
+        self.cuts.first_key_value().expect("Cut(0) comes with the job, and the newest cut is never pruned").1
+    }
+
+    /// True for a split that has a place in the newest cut or waits for the next one.
+    #[must_use]
+    pub fn knows(&self, split: crate::ids::SplitId) -> bool {
+        self.newest_cut().splits.contains_key(&split) || self.joined.contains_key(&split)
+    }
+
+    fn cut(&mut self, job: JobId, cut: &Cut) -> Result<(), FoldError> {
+        let newest = self.newest_cut();
+        if cut.epoch != newest.epoch.next() {
+            return Err(FoldError::CutOutOfOrder { job, newest: newest.epoch, found: cut.epoch });
+        }
+        if cut.previous != newest.hash() {
+            return Err(FoldError::OtherHistory { job, epoch: cut.epoch });
+        }
+        for (split, part) in &cut.splits {
+            *self.read.entry(*split).or_default() += part.count;
+        }
+        self.cuts.insert(cut.epoch, cut.clone());
+        Ok(())
+    }
+
+    fn checkpoint_done(&mut self, job: JobId, manifest: &Manifest) -> Result<(), FoldError> {
+        if !self.cuts.contains_key(&manifest.epoch) {
+            return Err(FoldError::UnknownCheckpoint { job, checkpoint: manifest.checkpoint });
+        }
+        self.checkpoints.push(RetainedCheckpoint { manifest: manifest.clone(), pinned: false });
+        self.prune();
+        Ok(())
+    }
+
+    fn pin(&mut self, job: JobId, checkpoint: CheckpointId) -> Result<(), FoldError> {
+        let found = self.checkpoints.iter_mut().find(|c| c.manifest.checkpoint == checkpoint);
+        found.ok_or(FoldError::UnknownCheckpoint { job, checkpoint })?.pinned = true;
+        Ok(())
+    }
+
+    /// Drops the cuts that no retained checkpoint needs, and those that only long gone pinned ones would need.
+    fn prune(&mut self) {
+        let epochs = self.checkpoints.iter().map(|c| c.manifest.epoch);
+        let Some(oldest) = epochs.clone().min() else { return };
+        let newest = epochs.max().unwrap_or(oldest);
+        let unpinned = self.checkpoints.iter().filter(|c| !c.pinned).map(|c| c.manifest.epoch).min();
+        let needed = unpinned.unwrap_or(newest);
+        let excess = self.cuts.range(oldest..).count().saturating_sub(CUTS_FOR_PINNED);
+        let bound = self.cuts.range(oldest..).nth(excess).map_or(needed, |(epoch, _)| *epoch);
+        let mut kept = self.checkpoints.iter().map(|c| c.manifest.epoch).filter(|e| *e >= bound);
+        let first = kept.next().map_or(needed, |e| e.min(needed));
+        self.cuts = self.cuts.split_off(&first);
+        if let Some((_, oldest)) = self.cuts.first_key_value() {
+            self.joined.retain(|split, _| !oldest.splits.contains_key(split));
+        }
+    }
+}
