@@ -55,7 +55,7 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Failed(error) => write!(f, "{error:#}"),
+            Failure::Failed(error) => f.write_str(&causes(error)),
             Failure::Usage(text) | Failure::NoSuchJob(text) | Failure::JobFailed(text) | Failure::Timeout(text) => {
                 f.write_str(text)
             }
@@ -64,8 +64,37 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// From the outermost to the root; some libraries repeat the cause in their own text.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Failure {
         Failure::Failed(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("down").context("asking (down)").context("no answer");
+        assert_eq!(Failure::from(error).to_string(), "no answer: asking (down)");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_found_under_context() {
+        let error = anyhow::Error::from(std::io::Error::from(ErrorKind::BrokenPipe)).context("writing");
+        assert!(Failure::from(error).is_closed_pipe());
+        assert!(!Failure::from(anyhow::anyhow!("other")).is_closed_pipe());
     }
 }

@@ -12,7 +12,9 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
-const ADMIN: Duration = Duration::from_secs(20);
+/// Nobody waits longer for a broker that is not there.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+const ADMIN: Duration = Duration::from_secs(30);
 /// How long a broker may be away before a record counts as lost.
 const DELIVERY: Duration = Duration::from_secs(120);
 const QUEUE_FULL: Duration = Duration::from_millis(2);
@@ -147,8 +149,14 @@ async fn create_topic(brokers: &str, topic: &str, partitions: u32) -> Result<()>
     // -1: as many replicas as the cluster makes by default.
     let new = NewTopic::new(topic, i32::try_from(partitions)?, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN));
-    let unreachable = || format!("creating topic {topic}: no answer from Kafka at {brokers} (--brokers sets another)");
-    for result in admin.create_topics([&new], &options).await.with_context(unreachable)? {
+    let (admin, reached) = tokio::task::spawn_blocking(move || {
+        let reached = admin.inner().fetch_metadata(None, FIRST_ANSWER).map(drop);
+        (admin, reached)
+    })
+    .await?;
+    reached.with_context(|| format!("no answer from Kafka at {brokers} (--brokers sets another)"))?;
+    let created = admin.create_topics([&new], &options).await.with_context(|| format!("creating topic {topic}"))?;
+    for result in created {
         match result {
             Ok(_) => tracing::info!(topic, partitions, "topic created"),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

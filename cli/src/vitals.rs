@@ -396,8 +396,11 @@ impl Vitals {
         let time = match (self.options.rate, self.options.count) {
             (None, Some(count)) => {
                 let patients = u64::from(self.options.patients);
-                let rounds = i64::try_from(count / patients + 1).unwrap_or(i64::MAX / FAST_STEP_MS);
-                let first = *self.first_ms.get_or_insert(now_ms - (rounds * FAST_STEP_MS));
+                let VitalsOptions { duplicates, corrections, .. } = self.options;
+                let new = count as f64 * (1.0 - duplicates - corrections);
+                // A little more than needed: none lies ahead of the start.
+                let rounds = (new * 1.01) as i64 / i64::from(self.options.patients) + 10;
+                let first = *self.first_ms.get_or_insert(now_ms - rounds * FAST_STEP_MS);
                 let round = i64::try_from(n / patients).unwrap_or(0);
                 first + round * FAST_STEP_MS + self.random.random_range(0..FAST_STEP_MS)
             }

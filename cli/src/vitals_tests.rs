@@ -198,6 +198,14 @@ fn csv_is_what_copy_reads() {
 }
 
 #[test]
+fn what_is_sent_at_once_has_event_times_up_to_the_start() {
+    let (sent, _) = run(mixed());
+    let times = sent.iter().filter_map(|(_, message)| message.row.as_ref()).map(|row| row.timestamp_ms);
+    let (start_ms, last) = (START_US / 1000, times.max().unwrap());
+    assert!((start_ms - 60_000..=start_ms).contains(&last), "{} ms before the start", start_ms - last);
+}
+
+#[test]
 fn senseless_options_are_refused() {
     let refused = |options: VitalsOptions| Vitals::new(options).is_err();
     assert!(refused(VitalsOptions { duplicates: 1.5, ..mixed() }));
