@@ -1,7 +1,16 @@
 //! Operators on Arrow batches: decode, rules, derive, routing, dedup, sink rows. Pure: bytes and clocks are arguments.
 
 pub mod batch;
+pub mod decode;
+mod entry;
 pub mod error;
+mod evaluate;
+mod json;
+pub mod key;
+pub mod keyed;
+mod sink;
+pub mod state;
+mod wire;
 
 pub use batch::{Change, Payload, SinkRows, TargetRows};
 pub use error::{DataflowError, Result};
