@@ -162,6 +162,63 @@ pub enum Event<P, O> {
     },
 }
 
+impl<P, O> Event<P, O> {
+    /// Job and attempt that the event belongs to, where it is not an instruction.
+    #[must_use]
+    pub fn address(&self) -> Option<(JobId, Attempt)> {
+        match self {
+            Self::Tick | Self::Instructed(_) => None,
+            Self::SourceWaiting { job, attempt, .. }
+            | Self::SourceClosed { job, attempt, .. }
+            | Self::SourceFailed { job, attempt, .. }
+            | Self::Arrived { job, attempt, .. }
+            | Self::BarrierArrived { job, attempt, .. }
+            | Self::LinkLost { job, attempt, .. }
+            | Self::TookBack { job, attempt }
+            | Self::Restored { job, attempt, .. }
+            | Self::RestoreFailed { job, attempt, .. }
+            | Self::Processed { job, attempt, .. }
+            | Self::ProcessingFailed { job, attempt, .. }
+            | Self::SnapshotStored { job, attempt, .. }
+            | Self::SnapshotFailed { job, attempt, .. }
+            | Self::TakenOver { job, attempt, .. }
+            | Self::LedgerRead { job, attempt, .. }
+            | Self::Transacted { job, attempt, .. }
+            | Self::ConnectionLost { job, attempt, .. }
+            | Self::TargetRefused { job, attempt, .. }
+            | Self::TargetFailed { job, attempt, .. } => Some((*job, *attempt)),
+        }
+    }
+
+    /// The target that the event tells of.
+    #[must_use]
+    pub fn target(&self) -> Option<TargetId> {
+        match self {
+            Self::TakenOver { target, .. }
+            | Self::LedgerRead { target, .. }
+            | Self::Transacted { target, .. }
+            | Self::ConnectionLost { target, .. }
+            | Self::TargetRefused { target, .. }
+            | Self::TargetFailed { target, .. } => Some(*target),
+            Self::Tick
+            | Self::Instructed(_)
+            | Self::SourceWaiting { .. }
+            | Self::SourceClosed { .. }
+            | Self::SourceFailed { .. }
+            | Self::Arrived { .. }
+            | Self::BarrierArrived { .. }
+            | Self::LinkLost { .. }
+            | Self::TookBack { .. }
+            | Self::Restored { .. }
+            | Self::RestoreFailed { .. }
+            | Self::Processed { .. }
+            | Self::ProcessingFailed { .. }
+            | Self::SnapshotStored { .. }
+            | Self::SnapshotFailed { .. } => None,
+        }
+    }
+}
+
 /// What processing one epoch made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Processed<O> {

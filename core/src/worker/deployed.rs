@@ -1,0 +1,479 @@
+//! One attempt of a job on this TaskManager, from Deploy on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::checkpoint::Checkpoint;
+use super::gather::Gather;
+use super::history::{Change, History};
+use super::job::{Frozen, Histories};
+use super::writer::{Queued, Writer};
+use super::{Command, Context, Event, Processed, Stop};
+use crate::cut::CutHash;
+use crate::ids::{CheckpointId, Epoch, KeyGroupId, Stage, TargetId};
+use crate::ledger::Mark;
+use crate::message::{Counters, Deployment, Failure, Report, Restore, Seal};
+
+#[derive(Debug, Clone)]
+pub(super) struct Deployed<P, O> {
+    phase: Phase,
+    /// Nothing was ever committed, so ledger rows may be made.
+    is_first: bool,
+    pub(super) has_source: bool,
+    /// Hosted key groups: the epoch up to which their state and output exist.
+    resume: BTreeMap<KeyGroupId, Epoch>,
+    histories: BTreeMap<KeyGroupId, History>,
+    /// Hosted stages.
+    gathers: BTreeMap<Stage, Gather<P>>,
+    /// What was processed and is not sealed, or waits for another stage of its epoch.
+    unsealed: BTreeMap<Epoch, BTreeMap<Stage, Processed<O>>>,
+    /// Cut hashes of sealed epochs after `recorded`.
+    hashes: BTreeMap<Epoch, CutHash>,
+    /// Every epoch up to here is sealed and processed: its rows are committed or queued.
+    recorded: Epoch,
+    writers: BTreeMap<TargetId, Writer<O>>,
+    /// *g*
+    everywhere: Epoch,
+    settled: Epoch,
+    /// What the JobManager was told to be committed here.
+    told: Option<Epoch>,
+    checkpoint: Checkpoint,
+    /// The JobManager was told that another attempt is needed; what is sealed is worked off all the same.
+    complained: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    /// Nothing is processed before all of `restoring` are restored and all targets taken over. `copies` are here
+    /// whether confirmed or not.
+    Starting {
+        restoring: BTreeSet<KeyGroupId>,
+        copies: BTreeSet<KeyGroupId>,
+    },
+    Running,
+}
+
+impl<P, O: Clone> Deployed<P, O> {
+    /// Takes the plan on. Copies are those of `frozen`; `restore` names no other.
+    pub(super) fn start(
+        deployment: Box<Deployment>,
+        mut frozen: Histories,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) -> Self {
+        let (job, attempt) = (context.job, context.attempt);
+        let count = u16::try_from(deployment.definition.targets.len()).unwrap_or(u16::MAX);
+        let targets: BTreeSet<TargetId> = (0..count).map(TargetId).collect();
+        let mut histories = BTreeMap::new();
+        let mut resume = BTreeMap::new();
+        let copies = frozen.keys().copied().collect();
+        for (id, restore) in &deployment.restore {
+            let epoch = deployment.resume.get(id).copied().unwrap_or(deployment.start.epoch);
+            let history = match restore {
+                Restore::Fresh => History::fresh(epoch),
+                Restore::Snapshot(snapshot) => History::restored(snapshot),
+                Restore::Copy => frozen.remove(id).map_or_else(|| History::fresh(epoch), |copy| copy.history),
+            };
+            resume.insert(*id, epoch);
+            histories.insert(*id, history);
+            out.push(Command::Restore { job, attempt, key_group: *id, restore: restore.clone() });
+        }
+        let stages: BTreeSet<Stage> = resume.keys().map(|id| id.stage).collect();
+        let start = deployment.start.epoch;
+        let mut deployed = Self {
+            phase: Phase::Starting { restoring: resume.keys().copied().collect(), copies },
+            is_first: deployment.is_first(),
+            has_source: deployment.plan.splits.values().any(|owner| *owner == context.me),
+            gathers: stages.into_iter().map(|stage| (stage, Gather::new(stage, &deployment.plan, start))).collect(),
+            unsealed: BTreeMap::new(),
+            hashes: deployment.replay.iter().map(|cut| (cut.epoch, cut.hash())).collect(),
+            recorded: start,
+            writers: BTreeMap::new(),
+            everywhere: deployment.committed,
+            settled: start,
+            told: None,
+            checkpoint: Checkpoint::None,
+            complained: false,
+            resume,
+            histories,
+        };
+        if !deployed.resume.is_empty() {
+            for target in targets {
+                let mut writer = Writer::new(target, deployed.marks_at_resume(target));
+                writer.take_over(deployed.is_first, context, out);
+                deployed.writers.insert(target, writer);
+            }
+        }
+        out.push(Command::OpenLinks { job, attempt, deployment: deployment.clone() });
+        if deployed.has_source {
+            out.push(Command::StartSource { deployment });
+        }
+        deployed
+    }
+
+    /// *p* of each hosted key group in one target: from its state, never from the ledger.
+    fn marks_at_resume(&self, target: TargetId) -> BTreeMap<KeyGroupId, Mark> {
+        let one = BTreeSet::from([target]);
+        let p = |id: &KeyGroupId, history: &History| {
+            let epoch = self.resume.get(id).copied().unwrap_or(history.base());
+            history.marks_at(epoch, &one).get(&target).copied().unwrap_or(Mark::NOTHING)
+        };
+        self.histories.iter().map(|(id, history)| (*id, p(id, history))).collect()
+    }
+
+    pub(super) fn targets(&self) -> BTreeSet<TargetId> {
+        self.writers.keys().copied().collect()
+    }
+
+    /// Targets on whose connection something is under way.
+    pub(super) fn busy_targets(&self) -> impl Iterator<Item = TargetId> + '_ {
+        self.writers.iter().filter(|(_, writer)| writer.is_busy()).map(|(target, _)| *target)
+    }
+
+    /// Handles an event of this attempt.
+    pub(super) fn handle(
+        &mut self,
+        event: Event<P, O>,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) -> Result<(), Stop> {
+        let (job, attempt) = (context.job, context.attempt);
+        match event {
+            Event::SourceWaiting { epoch, full, .. } => {
+                out.push(Command::Report(Report::InputWaiting { job, attempt, epoch, full }));
+            }
+            Event::SourceClosed { epoch, splits, .. } => {
+                out.push(Command::Report(Report::CutReported { job, attempt, epoch, splits }));
+            }
+            Event::SourceFailed { fatal: true, reason, .. } => return Err(Stop::Failed(Failure::Fatal { reason })),
+            Event::SourceFailed { fatal: false, reason, .. } => self.complain(reason, context, out),
+            Event::LinkLost { peer, reason, .. } => {
+                self.complain(format!("link with TaskManager {peer}: {reason}"), context, out);
+            }
+            Event::Arrived { stage, from, epoch, payload, .. } => {
+                if let Some(gather) = self.gathers.get_mut(&stage) {
+                    gather.arrived(from, epoch, payload).map_err(retry)?;
+                }
+            }
+            Event::BarrierArrived { stage, from, barrier, .. } => {
+                if let Some(gather) = self.gathers.get_mut(&stage) {
+                    gather.barrier(from, barrier);
+                }
+            }
+            Event::Restored { key_group, .. } => {
+                if let Phase::Starting { restoring, .. } = &mut self.phase {
+                    restoring.remove(&key_group);
+                }
+            }
+            Event::RestoreFailed { key_group, reason, retry, .. } => {
+                return Err(self.restore_failed(key_group, reason, retry));
+            }
+            Event::Processed { stage, epoch, processed, .. } => {
+                if self.gathers.get_mut(&stage).is_some_and(|gather| gather.processed(epoch)) {
+                    self.unsealed.entry(epoch).or_default().insert(stage, processed);
+                }
+            }
+            Event::ProcessingFailed { reason, .. } => return Err(retry(reason)),
+            Event::SnapshotStored { checkpoint, key_group, snapshot, .. } => {
+                let targets = self.targets();
+                if self.checkpoint.stored(checkpoint, key_group, snapshot, targets) {
+                    self.writers.values_mut().for_each(|writer| writer.confirm(checkpoint));
+                }
+            }
+            Event::SnapshotFailed { checkpoint, reason, .. } => {
+                if self.checkpoint.give_up(checkpoint) {
+                    out.push(Command::Report(Report::CheckpointFailed { job, attempt, checkpoint, reason }));
+                }
+            }
+            Event::TakenOver { .. }
+            | Event::LedgerRead { .. }
+            | Event::Transacted { .. }
+            | Event::ConnectionLost { .. }
+            | Event::TargetRefused { .. }
+            | Event::TargetFailed { .. } => self.of_target(event, context, out)?,
+            Event::Tick | Event::Instructed(_) | Event::TookBack { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn of_target(
+        &mut self,
+        event: Event<P, O>,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) -> Result<(), Stop> {
+        let (job, attempt) = (context.job, context.attempt);
+        let Some((target, writer)) = event.target().and_then(|t| Some((t, self.writers.get_mut(&t)?))) else {
+            return Ok(());
+        };
+        if let Event::TakenOver { connection, rows, .. } = event {
+            let (resume, hashes) = (&self.resume, &self.hashes);
+            let replayed = |id: KeyGroupId, epoch: Epoch| {
+                hashes.get(&epoch).copied().filter(|_| resume.get(&id).is_some_and(|resume| epoch > *resume))
+            };
+            if let Some(verdict) = writer.taken_over(connection, &rows, replayed, context)? {
+                out.push(Command::Report(Report::TakenOver { job, attempt, target, verdict }));
+            }
+        } else if let Event::LedgerRead { connection, rows, .. } = event {
+            if let Some(checkpoint) = writer.ledger_read(connection, &rows, context)? {
+                self.checkpoint.confirmed(checkpoint, target);
+            }
+        } else if let Event::Transacted { outcome, .. } = event {
+            writer.transacted(outcome, context)?;
+        } else if let Event::ConnectionLost { reason, .. } = event {
+            writer.connection_lost(reason, context);
+        } else if let Event::TargetRefused { reason, .. } = event {
+            writer.refused(reason, context);
+        } else if let Event::TargetFailed { reason, .. } = event {
+            return Err(Stop::Failed(Failure::Fatal { reason }));
+        }
+        Ok(())
+    }
+
+    /// The cut of `seal.epoch` is durable.
+    pub(super) fn sealed(&mut self, seal: &Seal, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        if seal.epoch > self.recorded {
+            self.hashes.insert(seal.epoch, seal.hash);
+        }
+        self.progressed(seal.committed, context, out);
+    }
+
+    /// *g* moved.
+    pub(super) fn progressed(&mut self, committed: Epoch, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        if committed > self.everywhere {
+            self.everywhere = committed;
+            if self.has_source {
+                out.push(Command::Committed { job: context.job, attempt: context.attempt, committed });
+            }
+        }
+    }
+
+    /// Takes a checkpoint of exactly `epoch`, or says why that cannot be.
+    pub(super) fn take_checkpoint(
+        &mut self,
+        checkpoint: CheckpointId,
+        epoch: Epoch,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) {
+        let (job, attempt) = (context.job, context.attempt);
+        if self.histories.is_empty() || self.checkpoint.id().is_some_and(|under_way| under_way >= checkpoint) {
+            return;
+        }
+        if let Some(reason) = self.cannot_checkpoint(epoch) {
+            out.push(Command::Report(Report::CheckpointFailed { job, attempt, checkpoint, reason }));
+            return;
+        }
+        let targets = self.targets();
+        let part = |(id, history): (&KeyGroupId, &History)| {
+            (*id, (history.marks_at(epoch, &targets), history.counters_at(epoch)))
+        };
+        let key_groups = self.histories.iter().map(part).collect();
+        self.checkpoint = Checkpoint::begin(checkpoint, self.histories.keys().copied().collect());
+        out.push(Command::Snapshot { job, attempt, checkpoint, epoch, key_groups });
+    }
+
+    /// Only what is committed in every target may be in a checkpoint, and a flush cannot be undone.
+    fn cannot_checkpoint(&self, epoch: Epoch) -> Option<String> {
+        if matches!(self.phase, Phase::Starting { .. }) || epoch > self.committed() {
+            return Some(format!("epoch {epoch} is not committed here yet"));
+        }
+        let beyond = self.histories.iter().find(|(_, history)| history.base() > epoch);
+        beyond.map(|(id, h)| format!("key group {id} is settled up to epoch {} already, beyond {epoch}", h.base()))
+    }
+
+    /// Every epoch up to here is processed, sealed and committed in every target.
+    pub(super) fn committed(&self) -> Epoch {
+        let oldest = self.writers.values().filter_map(Writer::oldest).min();
+        oldest.map_or(self.recorded, |epoch| self.recorded.min(Epoch(epoch.0 - 1)))
+    }
+
+    /// What one key group has committed in every target: never less than where it resumed.
+    fn committed_of(&self, id: &KeyGroupId) -> Epoch {
+        self.resume.get(id).copied().unwrap_or_default().max(self.committed())
+    }
+
+    /// Goes on with whatever became possible.
+    pub(super) fn advance(
+        &mut self,
+        processing: &mut Option<crate::ids::Attempt>,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) -> Result<(), Stop> {
+        self.become_ready(context, out);
+        if matches!(self.phase, Phase::Running) {
+            self.process(processing, context, out)?;
+            self.record();
+        }
+        for writer in self.writers.values_mut() {
+            writer.advance(self.is_first, context, out);
+        }
+        if matches!(self.phase, Phase::Running) {
+            self.tell_committed(context, out);
+            self.settle(context, out);
+        }
+        if let Some((checkpoint, snapshots)) = self.checkpoint.finish() {
+            let (job, attempt) = (context.job, context.attempt);
+            out.extend(snapshots.into_iter().map(|(key_group, snapshot)| {
+                Command::Report(Report::SnapshotTaken { job, attempt, checkpoint, key_group, snapshot })
+            }));
+        }
+        Ok(())
+    }
+
+    fn become_ready(&mut self, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        let Phase::Starting { restoring, .. } = &self.phase else { return };
+        if restoring.is_empty() && self.writers.values().all(Writer::is_taken_over) {
+            self.phase = Phase::Running;
+            out.push(Command::Report(Report::Ready { job: context.job, attempt: context.attempt }));
+        }
+    }
+
+    /// One epoch at a time; the store is one.
+    fn process(
+        &mut self,
+        processing: &mut Option<crate::ids::Attempt>,
+        context: &Context<'_>,
+        out: &mut Vec<Command<P, O>>,
+    ) -> Result<(), Stop> {
+        let (job, attempt) = (context.job, context.attempt);
+        for (stage, gather) in &mut self.gathers {
+            if processing.is_some() {
+                break;
+            }
+            let Some(complete) = gather.complete().map_err(retry)? else { continue };
+            let (stage, epoch) = (*stage, complete.epoch);
+            let has_it = |(id, resume): &(&KeyGroupId, &Epoch)| id.stage == stage && **resume >= epoch;
+            let skip = self.resume.iter().filter(has_it).map(|(id, _)| *id).collect();
+            let muted = self.writers.iter().map(|(target, writer)| (*target, writer.muted(stage, epoch)));
+            let muted = muted.filter(|(_, key_groups)| !key_groups.is_empty()).collect();
+            *processing = Some(attempt);
+            let (watermark, payloads) = (complete.watermark, complete.payloads);
+            out.push(Command::Process { job, attempt, stage, epoch, watermark, payloads, skip, muted });
+        }
+        Ok(())
+    }
+
+    /// Moves epochs that are both sealed and processed, in order, into the histories and the writers' queues.
+    fn record(&mut self) {
+        loop {
+            let epoch = self.recorded.next();
+            let stages = self.unsealed.get(&epoch).map_or(0, BTreeMap::len);
+            if stages < self.gathers.len() {
+                return;
+            }
+            let Some(hash) = self.hashes.remove(&epoch) else { return };
+            for processed in self.unsealed.remove(&epoch).unwrap_or_default().into_values() {
+                self.record_stage(epoch, hash, processed);
+            }
+            self.recorded = epoch;
+        }
+    }
+
+    fn record_stage(&mut self, epoch: Epoch, hash: CutHash, processed: Processed<O>) {
+        let mut changes: BTreeMap<KeyGroupId, Change> = BTreeMap::new();
+        for (id, counters) in processed.counters {
+            changes.entry(id).or_default().counters = counters;
+        }
+        let written = processed.outputs.iter().map(|(target, output)| (target, &output.key_groups));
+        for (target, key_groups) in written.chain(&processed.muted) {
+            for id in key_groups {
+                changes.entry(*id).or_default().marks.insert(*target, Mark { epoch, hash });
+            }
+        }
+        for (id, change) in changes {
+            // What a key group resumed with is in its history already.
+            let lacks_it = self.resume.get(&id).is_some_and(|resume| *resume < epoch);
+            if let Some(history) = self.histories.get_mut(&id).filter(|_| lacks_it) {
+                history.record(epoch, change);
+            }
+        }
+        for (target, output) in processed.outputs {
+            if let Some(writer) = self.writers.get_mut(&target).filter(|_| !output.key_groups.is_empty()) {
+                writer.push(Queued { epoch, hash, output });
+            }
+        }
+    }
+
+    fn tell_committed(&mut self, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        let epoch = self.committed();
+        if self.told.is_some_and(|told| told >= epoch) {
+            return;
+        }
+        self.told = Some(epoch);
+        let mut counters = Counters::default();
+        for (id, history) in &self.histories {
+            counters.add(&history.counters_at(self.committed_of(id)));
+        }
+        let (job, attempt) = (context.job, context.attempt);
+        out.push(Command::Report(Report::Committed { job, attempt, epoch, counters }));
+    }
+
+    /// Never past *g*: what is not committed everywhere has to stay in memory, so that it can be taken back.
+    fn settle(&mut self, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        let upto = self.everywhere.min(self.committed());
+        if upto <= self.settled || self.histories.is_empty() {
+            return;
+        }
+        self.settled = upto;
+        self.histories.values_mut().for_each(|history| history.settle(upto));
+        out.push(Command::Settle { job: context.job, attempt: context.attempt, upto });
+    }
+
+    /// Another attempt is needed; said once. What is sealed here can still be committed meanwhile.
+    fn complain(&mut self, reason: String, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        if !self.complained {
+            self.complained = true;
+            let (job, attempt) = (context.job, context.attempt);
+            out.push(Command::Report(Report::Failed { job, attempt, failure: Failure::Retry { reason } }));
+        }
+    }
+
+    /// What cannot be restored is no copy either.
+    fn restore_failed(&mut self, key_group: KeyGroupId, reason: String, may_retry: bool) -> Stop {
+        self.histories.remove(&key_group);
+        if may_retry {
+            return retry(format!("key group {key_group}: {reason}"));
+        }
+        let epoch = self.resume.get(&key_group).copied().unwrap_or_default();
+        Stop::Failed(Failure::BadSnapshot { key_group, epoch, reason })
+    }
+
+    /// Ends the attempt: every key group as of the last epoch known to be committed in every target. What is not
+    /// restored yet is no copy.
+    pub(super) fn freeze(mut self) -> Histories {
+        if let Phase::Starting { restoring, copies } = &self.phase {
+            self.histories.retain(|id, _| copies.contains(id) || !restoring.contains(id));
+        }
+        let targets = self.targets();
+        let histories = std::mem::take(&mut self.histories);
+        let freeze = |(id, mut history): (KeyGroupId, History)| {
+            let epoch = self.committed_of(&id);
+            history.take_back(epoch);
+            let marks = history.marks_at(epoch, &targets);
+            (id, Frozen { copy: crate::message::Copy { epoch, marks }, history })
+        };
+        histories.into_iter().map(freeze).collect()
+    }
+
+    pub(super) fn key_groups(&self) -> BTreeSet<KeyGroupId> {
+        self.resume.keys().copied().collect()
+    }
+
+    pub(super) fn view(&self) -> super::DeployedView {
+        super::DeployedView {
+            ready: matches!(self.phase, Phase::Running),
+            key_groups: self.resume.keys().map(|id| (*id, self.committed_of(id))).collect(),
+            gathering: self.gathers.values().map(Gather::epochs).sum(),
+            unsealed: self.unsealed.len(),
+            recorded: self.recorded,
+            committed: self.committed(),
+            everywhere: self.everywhere,
+            checkpoint: self.checkpoint.id(),
+            writers: self.writers.values().map(Writer::view).collect(),
+        }
+    }
+}
+
+fn retry(reason: String) -> Stop {
+    Stop::Failed(Failure::Retry { reason })
+}
