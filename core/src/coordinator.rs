@@ -1,8 +1,28 @@
 //! The JobManager's decisions: membership, placement, cuts, checkpoints, attempts.
 
+mod attempts;
+mod calls;
+mod checkpoints;
+mod cutting;
+mod epochs;
+mod job;
+mod journal;
+mod members;
+mod recovery;
+mod running;
+mod view;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::calls::Submitting;
+use self::job::{Context, Job, Phase, Waiting};
+use self::journal::{Done, Journal, Then};
+use self::members::Members;
+pub use self::view::{
+    AttemptView, CheckpointView, ClusterView, EpochsView, JobView, KeyGroupView, PhaseView, SplitView,
+};
+use crate::control_log::LogState;
 use crate::cut::Cut;
 use crate::ids::{
     CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime,
@@ -184,4 +204,201 @@ pub struct MemberView {
     pub name: String,
     pub exchange: String,
     pub leaving: bool,
+}
+
+/// More than this between two events means that this process stood still: it heard nobody, so nobody is late.
+const STALL: Duration = Duration::from_millis(250);
+
+/// The machine of the leading JobManager.
+#[derive(Debug)]
+pub struct Coordinator {
+    jobs: BTreeMap<JobId, Job>,
+    submitting: BTreeMap<JobId, Submitting>,
+    context: Context,
+    /// The last event, and all standing still before it.
+    last: Instant,
+    stalled: Duration,
+}
+
+impl Coordinator {
+    /// `state` is the fold over all records of the control log.
+    #[must_use]
+    pub fn new(settings: Settings, state: LogState, now: Now) -> Self {
+        let settle = Some(now.instant.plus(settings.settle));
+        let job = |(id, state): (&JobId, &crate::control_log::JobState)| {
+            let phase = if state.status.is_active() {
+                let reason = "the JobManager started".to_owned();
+                Phase::Waiting(Waiting { reason, not_before: now.instant, settle })
+            } else {
+                Phase::Ended
+            };
+            (*id, Job::new(*id, state, phase, now.instant))
+        };
+        let jobs = state.jobs.iter().map(job).collect();
+        let context = Context {
+            settings,
+            journal: Journal::new(state),
+            members: Members::default(),
+            commands: Vec::new(),
+            expelled: Vec::new(),
+            now,
+        };
+        Self { jobs, submitting: BTreeMap::new(), context, last: now.instant, stalled: Duration::ZERO }
+    }
+
+    /// Takes an event in and says what to do, in this order. Never fails; what does not fit is ignored.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Command> {
+        let gap = now.instant.since(self.last);
+        if gap > STALL {
+            self.stalled += gap;
+        }
+        self.last = now.instant.max(self.last);
+        let stalled = u64::try_from(self.stalled.as_micros()).unwrap_or(u64::MAX);
+        self.context.now = Now { instant: Instant(self.last.0.saturating_sub(stalled)), wall: now.wall };
+        self.take_in(event);
+        for job in self.jobs.values_mut() {
+            job.advance(&mut self.context);
+        }
+        for (session, reason) in std::mem::take(&mut self.context.expelled) {
+            self.give_up(session, &reason);
+        }
+        self.release_leaving();
+        self.context.journal.flush(&mut self.context.commands);
+        std::mem::take(&mut self.context.commands)
+    }
+
+    fn take_in(&mut self, event: Event) {
+        let now = self.context.now.instant;
+        match event {
+            Event::Tick => {
+                for session in self.context.members.silent(now, self.context.settings.session_timeout) {
+                    self.give_up(session, "nothing was heard for too long");
+                }
+            }
+            Event::Appended => {
+                for (job, done) in self.context.journal.appended() {
+                    self.done(job, done);
+                }
+            }
+            Event::Registered { session, task_manager, name, exchange } => {
+                self.registered(session, task_manager, name, exchange);
+            }
+            Event::SessionLost { session } => self.session_lost(session),
+            Event::Alive { session } => {
+                self.context.members.heard(session, now);
+            }
+            Event::Reported { session, report } => {
+                if let Some(from) = self.context.members.heard(session, now) {
+                    self.reported(from, report);
+                }
+            }
+            Event::SplitsFound { job, splits } => self.splits_found(job, &splits),
+            Event::Called { request, call } => self.called(request, call),
+        }
+    }
+
+    fn done(&mut self, id: JobId, done: Done) {
+        if let Done::Submitted(_) = done {
+            return self.submitted(id);
+        }
+        let cx = &mut self.context;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match done {
+            Done::Submitted(_) | Done::Stopping(_) => {}
+            Done::Attempt(logged) => job.attempt_logged(cx, logged),
+            Done::Plan(logged) => job.plan_logged(cx, logged),
+            Done::Cut(logged) => job.cut_logged(cx, &logged),
+            Done::SplitsJoined(_) => {
+                if let Phase::Running(running) = &mut job.phase {
+                    running.look_at_plan = true;
+                }
+            }
+            Done::Checkpoint(logged) => job.checkpoint_logged(cx, logged),
+            Done::Pin(logged) => Job::pin_logged(cx, logged),
+            Done::Collect(logged) => job.collect_logged(cx, logged),
+            Done::Ended(_) => job.ended(cx),
+            Done::Resumed(_) => job.resumed(cx),
+        }
+    }
+
+    fn registered(&mut self, session: SessionId, task_manager: TaskManagerId, name: String, exchange: String) {
+        let now = self.context.now.instant;
+        let replaced = self.context.members.register(session, task_manager, name, exchange, now);
+        if let Some(replaced) = replaced.filter(|replaced| *replaced != session) {
+            let reason = "the TaskManager opened another session".to_owned();
+            self.context.commands.push(Command::CloseSession { session: replaced, reason });
+        }
+        for job in self.jobs.values_mut() {
+            if replaced.is_some() {
+                job.member_lost(&self.context, task_manager);
+            }
+            job.member_joined(&mut self.context, task_manager);
+        }
+    }
+
+    fn session_lost(&mut self, session: SessionId) {
+        if let Some(task_manager) = self.context.members.lose(session) {
+            for job in self.jobs.values_mut() {
+                job.member_lost(&self.context, task_manager);
+            }
+        }
+    }
+
+    fn give_up(&mut self, session: SessionId, reason: &str) {
+        self.context.commands.push(Command::CloseSession { session, reason: reason.to_owned() });
+        self.session_lost(session);
+    }
+
+    fn reported(&mut self, from: TaskManagerId, report: Report) {
+        let job = match &report {
+            Report::Leaving => {
+                self.context.members.leave(from);
+                for job in self.jobs.values_mut() {
+                    if let Phase::Running(running) = &mut job.phase {
+                        running.look_at_plan = true;
+                    }
+                }
+                return;
+            }
+            Report::Prepared { job, .. }
+            | Report::TakenOver { job, .. }
+            | Report::Ready { job, .. }
+            | Report::InputWaiting { job, .. }
+            | Report::CutReported { job, .. }
+            | Report::Committed { job, .. }
+            | Report::SnapshotTaken { job, .. }
+            | Report::CheckpointFailed { job, .. }
+            | Report::Failed { job, .. } => *job,
+        };
+        if let Some(job) = self.jobs.get_mut(&job) {
+            job.reported(&mut self.context, from, report);
+        }
+    }
+
+    /// Splits that are new get their place by a record; the next attempt reads them.
+    fn splits_found(&mut self, id: JobId, found: &BTreeMap<SplitId, Position>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let over = matches!(job.phase, Phase::Ending(_) | Phase::Ended | Phase::Resuming);
+        let state = self.context.journal.job(id);
+        if over || state.status != crate::control_log::JobStatus::Running {
+            return;
+        }
+        let splits: BTreeMap<_, _> =
+            found.iter().filter(|(split, _)| !state.knows(**split)).map(|(s, p)| (*s, *p)).collect();
+        if !splits.is_empty() {
+            let record = Record::SplitsJoined { job: id, splits };
+            self.context.journal.append(id, vec![record], Then::SplitsJoined(()));
+        }
+    }
+
+    /// Tells TaskManagers that want to leave that everything has moved away.
+    fn release_leaving(&mut self) {
+        for member in self.context.members.leaving() {
+            if self.jobs.values().all(|job| job.can_do_without(&self.context, member))
+                && let Some(session) = self.context.members.session(member)
+            {
+                self.give_up(session, "everything has moved away");
+            }
+        }
+    }
 }

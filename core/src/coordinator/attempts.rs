@@ -1,0 +1,295 @@
+//! From the wish for another attempt to its deployment. The only way a job starts, recovers, moves or is taken over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::epochs::Epochs;
+use super::job::{Context, Deployed, Job, Phase, Preparing, Running};
+use super::journal::{AttemptLogged, Durable, PlanLogged, Then};
+use super::recovery::{Decision, Facts, Origin, Recovery, decide};
+use super::view::AttemptView;
+use super::{Epoch, SplitId, TaskManagerId};
+use crate::control_log::JobState;
+use crate::ids::{Attempt, KeyGroupId, TargetId};
+use crate::ledger::Mark;
+use crate::message::{Copy, Deployment, Failure, Instruction, Verdict};
+use crate::placement::{self, Plan};
+use crate::record::Record;
+
+/// Attempts that are shown.
+const SHOWN: usize = 50;
+
+impl Job {
+    /// Starts the next attempt once its time has come and somebody is there.
+    pub(super) fn advance_waiting(&mut self, cx: &mut Context) {
+        let Phase::Waiting(waiting) = &self.phase else { return };
+        let state = cx.journal.job(self.id);
+        let back = |plan: &Plan| plan.members.keys().all(|member| cx.members.session(*member).is_some());
+        let all_back = state.plan.as_ref().is_some_and(|(_, plan, _)| back(plan));
+        let settled = waiting.settle.is_none_or(|until| all_back || cx.now.instant >= until);
+        if !settled || cx.now.instant < waiting.not_before || cx.members.nobody_stays() {
+            return;
+        }
+        let attempt = state.attempt.next();
+        let reason = waiting.reason.clone();
+        let view = AttemptView { attempt, reason: reason.clone(), started: cx.now.wall, ready: None };
+        self.attempts.push_back(view);
+        if self.attempts.len() > SHOWN {
+            self.attempts.pop_front();
+        }
+        let record = Record::Attempt { job: self.id, attempt, reason };
+        cx.journal.append(self.id, vec![record], Then::Attempt(AttemptLogged { attempt }));
+        self.phase = Phase::Logging { attempt };
+    }
+
+    pub(super) fn attempt_logged(&mut self, cx: &mut Context, logged: Durable<AttemptLogged>) {
+        if !matches!(self.phase, Phase::Logging { attempt } if attempt == logged.attempt) {
+            return;
+        }
+        let asked: BTreeSet<TaskManagerId> = cx.members.ids().into_iter().collect();
+        for member in &asked {
+            cx.send(*member, self.prepare(&logged));
+        }
+        let deadline = cx.now.instant.plus(cx.settings.prepare_timeout);
+        self.phase = Phase::Preparing(Preparing { logged, deadline, asked, prepared: BTreeMap::new() });
+    }
+
+    /// Only what is in the control log may freeze anybody.
+    fn prepare(&self, logged: &Durable<AttemptLogged>) -> Instruction {
+        Instruction::Prepare { job: self.id, attempt: logged.attempt }
+    }
+
+    /// A TaskManager has opened a session.
+    pub(super) fn member_joined(&mut self, cx: &mut Context, member: TaskManagerId) {
+        let attempt = cx.journal.job(self.id).attempt;
+        // What it may still hold of this job is of no use any more.
+        let release = Instruction::Release { job: self.id, attempt };
+        match &mut self.phase {
+            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Resuming => {}
+            Phase::Preparing(preparing) => {
+                preparing.asked.insert(member);
+                let prepare = Instruction::Prepare { job: self.id, attempt: preparing.logged.attempt };
+                cx.send(member, prepare);
+            }
+            Phase::Planning { .. } | Phase::Deploying(_) | Phase::Ending(_) | Phase::Ended => cx.send(member, release),
+            Phase::Running(running) => {
+                running.look_at_plan = true;
+                cx.send(member, release);
+            }
+        }
+    }
+
+    /// A session is gone, and with it whatever was said on it.
+    pub(super) fn member_lost(&mut self, cx: &Context, member: TaskManagerId) {
+        let part = match &mut self.phase {
+            Phase::Preparing(preparing) => {
+                preparing.asked.remove(&member);
+                preparing.prepared.remove(&member);
+                false
+            }
+            Phase::Planning { members, .. } => members.contains(&member),
+            Phase::Deploying(deployed) => deployed.plan.members.contains_key(&member),
+            Phase::Running(running) => running.deployed.plan.members.contains_key(&member),
+            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Ending(_) | Phase::Ended | Phase::Resuming => false,
+        };
+        if part {
+            self.wait(cx, format!("TaskManager {member} was lost"), cx.now.instant);
+        }
+    }
+
+    pub(super) fn prepared(&mut self, from: TaskManagerId, attempt: Attempt, copies: BTreeMap<KeyGroupId, Copy>) {
+        if let Phase::Preparing(preparing) = &mut self.phase
+            && preparing.logged.attempt == attempt
+            && preparing.asked.contains(&from)
+        {
+            preparing.prepared.insert(from, copies);
+        }
+    }
+
+    /// Plans once all have answered, or without those that have not in time: they are given up.
+    pub(super) fn advance_preparing(&mut self, cx: &mut Context) {
+        let Phase::Preparing(preparing) = &self.phase else { return };
+        let missing: Vec<_> = preparing.asked.iter().filter(|m| !preparing.prepared.contains_key(m)).collect();
+        if !missing.is_empty() && cx.now.instant < preparing.deadline {
+            return;
+        }
+        for member in missing {
+            if let Some(session) = cx.members.session(*member) {
+                cx.expelled.push((session, format!("did not prepare attempt {} in time", preparing.logged.attempt)));
+            }
+        }
+        let mut members = cx.members.staying();
+        members.retain(|member, _| preparing.prepared.contains_key(member));
+        if members.is_empty() {
+            self.wait(cx, "no TaskManager was left to prepare", cx.now.instant);
+            return;
+        }
+        let state = cx.journal.job(self.id);
+        let plan = plan(state, &members);
+        let facts = Facts {
+            plan: &plan,
+            before: state.plan.as_ref().map(|(_, plan, _)| plan),
+            stages: state.definition.stages,
+            cuts: &state.cuts,
+            checkpoints: &state.checkpoints,
+            bad: &self.bad,
+            readings: &self.readings,
+            copies: &preparing.prepared,
+        };
+        let attempt = preparing.logged.attempt;
+        match decide(&facts) {
+            Decision::Lost { reason } => self.fail(cx, reason),
+            Decision::Resume(recovery) => {
+                let (job, resume) = (self.id, recovery.resume.clone());
+                let record = Record::Plan { job, attempt, plan: plan.clone(), resume };
+                let logged = PlanLogged { attempt, plan, recovery };
+                cx.journal.append(self.id, vec![record], Then::Plan(Box::new(logged)));
+                self.phase = Phase::Planning { attempt, members: members.into_keys().collect() };
+            }
+        }
+    }
+
+    pub(super) fn plan_logged(&mut self, cx: &mut Context, logged: Durable<Box<PlanLogged>>) {
+        if !matches!(self.phase, Phase::Planning { attempt, .. } if attempt == logged.attempt) {
+            return;
+        }
+        self.deploy(cx, &logged);
+        let PlanLogged { attempt, plan, recovery } = *logged.into_inner();
+        let epochs = Epochs::new(&plan, &recovery.resume, cx.journal.job(self.id), cx.now.instant);
+        let deployed = Deployed { attempt, plan, recovery, epochs, ready: BTreeSet::new() };
+        self.phase = Phase::Deploying(Box::new(deployed));
+    }
+
+    /// To all members of the plan their part; to everybody else: whatever you hold is not needed.
+    fn deploy(&self, cx: &mut Context, logged: &Durable<Box<PlanLogged>>) {
+        let state = cx.journal.job(self.id);
+        let newest = state.newest_cut().epoch;
+        let committed = logged.recovery.resume.values().min().copied().unwrap_or(newest);
+        let start = state.cuts.get(&committed).unwrap_or_else(|| state.newest_cut()).clone();
+        let replay: Vec<_> = state.cuts.range(start.epoch.next()..).map(|(_, cut)| cut.clone()).collect();
+        let joined = state.joined.iter().filter(|(split, _)| !start.splits.contains_key(split));
+        let common = Deployment {
+            job: self.id,
+            attempt: logged.attempt,
+            definition: state.definition.clone(),
+            plan: logged.plan.clone(),
+            resume: logged.recovery.resume.clone(),
+            restore: BTreeMap::new(),
+            joined: joined.map(|(split, position)| (*split, *position)).collect(),
+            start,
+            replay,
+            committed,
+            window: cx.settings.window,
+        };
+        for member in cx.members.ids() {
+            if !logged.plan.members.contains_key(&member) {
+                cx.send(member, Instruction::Release { job: self.id, attempt: logged.attempt });
+                continue;
+            }
+            let origin = |id: KeyGroupId| logged.recovery.origins.get(&id).map(|origin| (id, origin.restore()));
+            let restore = logged.plan.key_groups_of(member).filter_map(origin).collect();
+            cx.send(member, Instruction::Deploy(Box::new(Deployment { restore, ..common.clone() })));
+        }
+    }
+
+    /// With the last one the job runs, and what takeovers had found is settled.
+    pub(super) fn ready(&mut self, cx: &Context, from: TaskManagerId) {
+        let Phase::Deploying(deployed) = &mut self.phase else { return };
+        deployed.ready.insert(from);
+        if !deployed.plan.members.keys().all(|member| deployed.ready.contains(member)) {
+            return;
+        }
+        self.readings.clear();
+        if let Some(view) = self.attempts.iter_mut().find(|view| view.attempt == deployed.attempt) {
+            view.ready = Some(cx.now.wall);
+        }
+        let ended = std::mem::replace(&mut self.phase, Phase::Ended);
+        if let Phase::Deploying(deployed) = ended {
+            let since = cx.now.instant;
+            let running = Running { deployed: *deployed, since, open: None, moving: None, look_at_plan: true };
+            self.phase = Phase::Running(Box::new(running));
+        }
+    }
+
+    /// What a takeover found. Readings that come while the next attempt is already due are kept for it too.
+    pub(super) fn taken_over(&mut self, cx: &mut Context, target: TargetId, verdict: Verdict) {
+        let name = cx.journal.job(self.id).definition.targets.get(usize::from(target.0)).cloned();
+        let name = name.unwrap_or_else(|| target.to_string());
+        match verdict {
+            Verdict::Consistent => {}
+            Verdict::Behind { readings } => {
+                if let Some(deployed) = self.phase.deployed()
+                    && let Some(key_group) = missing(&deployed.recovery, target, &readings)
+                {
+                    let reason = format!(
+                        "the ledger of target {name} lost its row of key group {key_group}: \
+                         the database is not the one that this job wrote to, or was restored from before it"
+                    );
+                    self.fail(cx, reason);
+                    return;
+                }
+                self.went_back(cx, target, readings, &name);
+            }
+            Verdict::Ahead { key_group, found } => {
+                let reason = format!(
+                    "the sink is ahead of this control log: target {name} says that key group {key_group} has \
+                     epoch {}, which this control log does not know",
+                    found.epoch
+                );
+                self.fail(cx, reason);
+            }
+        }
+    }
+
+    fn went_back(&mut self, cx: &Context, target: TargetId, readings: BTreeMap<KeyGroupId, Mark>, name: &str) {
+        for (key_group, mark) in readings {
+            let least = self.readings.entry((target, key_group)).or_insert(mark);
+            *least = mark.min(*least);
+        }
+        if self.phase.deployed().is_some() {
+            self.retry(cx, format!("target {name} went back behind what was committed"));
+        }
+        self.committed_before = Epoch::ZERO;
+    }
+
+    /// A TaskManager cannot go on with the newest attempt.
+    pub(super) fn failed(&mut self, cx: &mut Context, from: TaskManagerId, failure: Failure) {
+        match failure {
+            Failure::Retry { reason } => {
+                if self.phase.deployed().is_some() || matches!(self.phase, Phase::Preparing(_) | Phase::Planning { .. })
+                {
+                    self.retry(cx, format!("TaskManager {from}: {reason}"));
+                }
+            }
+            Failure::WentBack { target, readings } => {
+                let targets = &cx.journal.job(self.id).definition.targets;
+                let name = targets.get(usize::from(target.0)).cloned().unwrap_or_else(|| target.to_string());
+                self.went_back(cx, target, readings, &name);
+            }
+            Failure::BadSnapshot { key_group, epoch, reason } => {
+                let checkpoints = &cx.journal.job(self.id).checkpoints;
+                let names = |c: &&crate::control_log::RetainedCheckpoint| {
+                    c.manifest.snapshots.get(&key_group).is_some_and(|snapshot| snapshot.epoch == epoch)
+                };
+                self.bad.extend(checkpoints.iter().filter(names).map(|c| c.manifest.checkpoint));
+                if self.phase.deployed().is_some() {
+                    self.retry(cx, format!("snapshot of key group {key_group} at epoch {epoch}: {reason}"));
+                }
+            }
+            Failure::Fatal { reason } => self.fail(cx, reason),
+        }
+    }
+}
+
+/// A key group whose reading is not below what the attempt brought along: then it is no reading of a row, and an
+/// older checkpoint would not help.
+fn missing(recovery: &Recovery, target: TargetId, readings: &BTreeMap<KeyGroupId, Mark>) -> Option<KeyGroupId> {
+    let brought = |id: &KeyGroupId| recovery.origins.get(id).map(|origin: &Origin| origin.mark(target).epoch);
+    readings.iter().find(|(id, reading)| brought(id).is_some_and(|epoch| reading.epoch >= epoch)).map(|(id, _)| *id)
+}
+
+/// The plan for these members, as close to the last one as the bound allows.
+pub(super) fn plan(state: &JobState, members: &BTreeMap<TaskManagerId, String>) -> Plan {
+    let splits: BTreeSet<SplitId> = state.newest_cut().splits.keys().chain(state.joined.keys()).copied().collect();
+    let key_groups = vec![state.definition.key_groups; usize::from(state.definition.stages)];
+    placement::plan(members, splits, &key_groups, state.plan.as_ref().map(|(_, plan, _)| plan))
+}
