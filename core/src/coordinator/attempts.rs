@@ -18,6 +18,9 @@ use crate::record::Record;
 /// Attempts that are shown.
 const SHOWN: usize = 50;
 
+/// Attempts that fail soon before a contradiction is taken for lasting.
+const HOPELESS: u32 = 5;
+
 impl Job {
     /// Starts the next attempt once its time has come and somebody is there.
     pub(super) fn advance_waiting(&mut self, cx: &mut Context) {
@@ -217,12 +220,11 @@ impl Job {
         match verdict {
             Verdict::Consistent => {}
             Verdict::Behind { readings } => {
-                if let Some(deployed) = self.phase.deployed()
-                    && let Some(key_group) = missing(&deployed.recovery, target, &readings)
-                {
+                let deployed = self.phase.deployed();
+                if self.failures >= HOPELESS && deployed.is_some_and(|d| !behind(&d.recovery, target, &readings)) {
                     let reason = format!(
-                        "the ledger of target {name} lost its row of key group {key_group}: \
-                         the database is not the one that this job wrote to, or was restored from before it"
+                        "the ledger of target {name} lost rows of this job: \
+                         the database is not the one that it wrote to, or was restored from before it"
                     );
                     self.fail(cx, reason);
                     return;
@@ -280,11 +282,11 @@ impl Job {
     }
 }
 
-/// A key group whose reading is not below what the attempt brought along: then it is no reading of a row, and an
-/// older checkpoint would not help.
-fn missing(recovery: &Recovery, target: TargetId, readings: &BTreeMap<KeyGroupId, Mark>) -> Option<KeyGroupId> {
+/// Some reading is below what the attempt brought along. If none is, rows are missing that nothing was written under,
+/// and no older checkpoint helps.
+fn behind(recovery: &Recovery, target: TargetId, readings: &BTreeMap<KeyGroupId, Mark>) -> bool {
     let brought = |id: &KeyGroupId| recovery.origins.get(id).map(|origin: &Origin| origin.mark(target).epoch);
-    readings.iter().find(|(id, reading)| brought(id).is_some_and(|epoch| reading.epoch >= epoch)).map(|(id, _)| *id)
+    readings.iter().any(|(id, reading)| brought(id).is_none_or(|epoch| reading.epoch < epoch))
 }
 
 /// The plan for these members, as close to the last one as the bound allows.

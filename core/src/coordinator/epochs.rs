@@ -50,14 +50,11 @@ struct Input {
 
 impl Epochs {
     pub(super) fn new(plan: &Plan, resume: &BTreeMap<KeyGroupId, Epoch>, state: &JobState, now: Instant) -> Self {
-        let mut hosts = BTreeMap::new();
-        for (key_group, owner) in &plan.key_groups {
-            let resumed = resume.get(key_group).copied().unwrap_or_default();
-            hosts.entry(*owner).and_modify(|epoch: &mut Epoch| *epoch = resumed.min(*epoch)).or_insert(resumed);
-        }
+        // Reports go through the replay in order, so a TaskManager stands where the least key group of all resumes.
+        let start = resume.values().min().copied().unwrap_or_default();
         Self {
             sources: source_task_managers(plan),
-            hosts,
+            hosts: plan.key_groups.values().map(|owner| (*owner, start)).collect(),
             counters: BTreeMap::new(),
             step: Step::Gathering,
             waiting: BTreeMap::new(),
@@ -139,10 +136,8 @@ impl Epochs {
             return false;
         }
         let Some(host) = self.hosts.get_mut(&from) else { return false };
-        if epoch >= *host {
-            *host = epoch;
-            self.counters.insert(from, counters);
-        }
+        *host = epoch.max(*host);
+        self.counters.insert(from, counters);
         self.committed(state) > before
     }
 
