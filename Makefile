@@ -9,14 +9,14 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/pulso/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Every call names the same crates, targets and profile, so that none builds a dependency anew.
 EVERYTHING := --workspace --all-targets --locked
-BINARIES := jobmanager taskmanager healthctl
+BINARIES := jobmanager taskmanager healthctl pulso-servers
 
 .PHONY: setup build demo test test-all sim bench lint fmt
 
 setup:
 	@scripts/setup
 
-# Leaves bin/jobmanager, bin/taskmanager and bin/healthctl.
+# Leaves bin/jobmanager, bin/taskmanager, bin/healthctl, and bin/pulso-servers for the benchmarks.
 build: setup
 	@cargo build $(EVERYTHING)
 	@scripts/link-binaries $(BINARIES)
@@ -36,7 +36,7 @@ test-all:
 sim: setup
 	@SEEDS=$(or $(SEEDS),1000) scripts/cargo-test simulation
 
-# Figures of this machine. make bench ARGS="..."
+# Figures of this machine. make bench ARGS="catchup --rounds 1"
 bench: build
 	@scripts/bench $(ARGS)
 
