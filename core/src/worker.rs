@@ -122,3 +122,6 @@ fn job_of(instruction: &Instruction) -> JobId {
         | Instruction::Release { job, .. } => *job,
     }
 }
+
+#[cfg(test)]
+mod tests;
