@@ -1,0 +1,49 @@
+//! What one seed is like: how large the cluster and the job are, how much goes wrong, and for how long.
+
+use crate::chance::Chance;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) job_managers: usize,
+    pub(crate) task_managers: usize,
+    pub(crate) targets: u16,
+    pub(crate) splits: u32,
+    pub(crate) key_groups: u16,
+    pub(crate) keys: u64,
+    /// Records at once, at most, plus one.
+    pub(crate) burst: u64,
+    /// Microseconds, like all times here.
+    pub(crate) produce_every: u64,
+    pub(crate) first_fault: u64,
+    pub(crate) fault_every: u64,
+    pub(crate) rough_for: u64,
+    /// After the faults ended: within this all must be committed.
+    pub(crate) patience: u64,
+    pub(crate) checkpoint_every: u64,
+    /// The job is stopped at the end and must finish.
+    pub(crate) stops: bool,
+    /// Kinds of faults of this seed: few at a time find more than all at once.
+    pub(crate) kinds: u64,
+}
+
+impl Scenario {
+    pub(crate) fn draw(chance: &mut Chance) -> Self {
+        Self {
+            job_managers: if chance.per_mille(400) { 2 } else { 1 },
+            task_managers: 1 + usize::try_from(chance.below(3)).unwrap_or(0),
+            targets: if chance.per_mille(500) { 2 } else { 1 },
+            splits: 1 + u32::try_from(chance.below(4)).unwrap_or(0),
+            key_groups: *chance.pick(&[2, 4, 8]).unwrap_or(&4),
+            keys: 20 + chance.below(200),
+            burst: 1 + chance.below(6),
+            produce_every: chance.between(2_000..20_000),
+            first_fault: chance.between(100_000..1_500_000),
+            fault_every: chance.between(80_000..1_200_000),
+            rough_for: chance.between(2_500_000..8_000_000),
+            patience: 30_000_000,
+            checkpoint_every: chance.between(200_000..1_500_000),
+            stops: chance.per_mille(500),
+            kinds: chance.below(u64::MAX) | chance.below(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Seeds of the simulation, the determinism of a run, and mistakes that must be noticed.
+
+use pulso_sim::{Coverage, Mistake, Sight, repeat, run};
+
+/// What must have happened somewhere in the seeds, or they prove nothing.
+const REQUIRED: [Sight; 12] = [
+    Sight::Restore,
+    Sight::Copied,
+    Sight::CommitUnknownDone,
+    Sight::CommitUnknownLost,
+    Sight::Fenced,
+    Sight::CheckpointDone,
+    Sight::CheckpointFailed,
+    Sight::MutedReplay,
+    Sight::Takeover,
+    Sight::JobManagerRestart,
+    Sight::WentBack,
+    Sight::UnclearPut,
+];
+
+fn seeds(range: std::ops::Range<u64>) -> Coverage {
+    let mut coverage = Coverage::default();
+    for seed in range {
+        let run = run(seed, None, false);
+        coverage.merge(&run.coverage);
+        if let Some(violation) = run.violation {
+            panic!("seed {seed}: {violation}\n  repeat: {}", repeat(seed, None));
+        }
+    }
+    coverage
+}
+
+#[test]
+fn every_seed_holds_every_invariant() {
+    let wanted = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let coverage = seeds(0..wanted);
+    let missing: Vec<_> = REQUIRED.into_iter().filter(|s| coverage.count(*s) == 0).collect();
+    assert!(missing.is_empty(), "never happened in {wanted} seeds: {missing:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [3, 17, 40] {
+        let (first, second) = (run(seed, None, false), run(seed, None, false));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert_ne!(first.trace, run(seed + 1, None, false).trace, "seed {seed} and the next");
+    }
+}
+
+fn caught(mistake: Mistake, within: u64) {
+    let found = (0..within).find(|seed| run(*seed, Some(mistake), false).violation.is_some());
+    assert!(found.is_some(), "{} was not noticed in {within} seeds", mistake.name());
+}
+
+#[test]
+fn commit_on_processing_is_noticed() {
+    caught(Mistake::CommitOnProcessing, 5);
+}
+
+#[test]
+fn a_guard_behind_the_rows_is_noticed() {
+    caught(Mistake::GuardBehindRows, 60);
+}
+
+#[test]
+fn one_mute_level_for_all_targets_is_noticed() {
+    caught(Mistake::OneMuteLevel, 60);
+}
