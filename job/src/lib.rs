@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The job language: `job.toml` text to a checked [`JobSpec`], with every mistake of the file told at once.
+//!
+//! Pure: files and environment variables come in by a [`Submission`], nothing else is read.
+
+mod check;
+mod code;
+mod columns;
+mod diagnostic;
+mod document;
+mod reader;
+mod render;
+mod secret;
+pub mod spec;
+mod submission;
+mod unit;
+
+pub use check::check;
+pub use code::{Code, codes, explain};
+pub use columns::postgres_type;
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use spec::*;
+pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint};
+
+#[cfg(test)]
+mod tests;

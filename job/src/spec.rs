@@ -126,7 +126,10 @@ pub enum FieldType {
     Int64,
     Float64,
     /// Arrow `Decimal128(precision, scale)`.
-    Decimal { precision: u8, scale: i8 },
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
     /// Arrow `Timestamp(Microsecond, "UTC")`.
     Timestamp(TimestampText),
     /// Arrow `Date32`.
@@ -220,8 +223,13 @@ pub enum SinkValue {
 #[derive(Debug, Clone, PartialEq)]
 pub enum WriteMode {
     /// Indexes into [`SinkSpec::columns`].
-    Upsert { key: Vec<usize>, newest_by: Option<usize> },
-    KeepFirst { key: Vec<usize> },
+    Upsert {
+        key: Vec<usize>,
+        newest_by: Option<usize>,
+    },
+    KeepFirst {
+        key: Vec<usize>,
+    },
     Append,
 }
 

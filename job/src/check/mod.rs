@@ -1,0 +1,219 @@
+//! A whole file: parsed, read section by section, every mistake gathered, and a [`JobSpec`] if there is none.
+
+mod expression;
+mod field;
+mod name;
+mod panel;
+mod sink;
+mod source;
+mod syntax;
+mod target;
+mod time;
+
+use std::ops::Range;
+
+use toml::de::DeTable;
+
+use crate::code;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::document::{Entry, Section, count, list, printable};
+use crate::reader::Reader;
+use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
+use crate::submission::{MAX_FILE_BYTES, Submission};
+use name::Columns;
+
+/// Most keys and list elements of a file.
+const MAX_KEYS: usize = 10_000;
+/// Most tables of one kind.
+const MAX_TABLES: usize = 100;
+
+/// Checks a job file: the job with warnings, or every mistake.
+pub fn check(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<Diagnostic>), Diagnostics> {
+    let text = submission.toml.as_str();
+    if text.len() > MAX_FILE_BYTES {
+        let mut reader = Reader::new("", &submission.environment);
+        let message = format!("the file has {} bytes, at most {MAX_FILE_BYTES} are allowed", text.len());
+        reader.error(code::TOO_LARGE, &(0..0), message);
+        return unfinished(reader, file_name);
+    }
+    let mut reader = Reader::new(text, &submission.environment);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !syntax::report(&mut reader, text, &errors) {
+        return unfinished(reader, file_name);
+    }
+    let keys = count(document.get_ref());
+    if keys > MAX_KEYS {
+        reader.error(
+            code::TOO_LARGE,
+            &(0..0),
+            format!("the file has {keys} keys and list elements, at most {MAX_KEYS} are allowed"),
+        );
+        return unfinished(reader, file_name);
+    }
+    let root = Section::new("", 0..0, document.get_ref());
+    let job = job(&mut reader, &root);
+    let warnings = reader.finish(file_name)?;
+    match job {
+        Some(job) => Ok((job, warnings)),
+        None => {
+            // Every way to no job reports why; should one not, the file is still refused.
+            let mut reader = Reader::new(text, &submission.environment);
+            reader.error(code::MISSING_KEY, &(0..0), "the file is not a complete job");
+            unfinished(reader, file_name)
+        }
+    }
+}
+
+fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> {
+    match reader.finish(file_name) {
+        Err(diagnostics) => Err(diagnostics),
+        Ok(_) => unreachable!("called only with an error reported"),
+    }
+}
+
+/// What belongs to the next version: named, so that references to it are not mistakes of their own.
+#[derive(Default)]
+struct Later {
+    aggregates: Vec<String>,
+    lookups: Vec<String>,
+}
+
+fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
+    if root.entries.is_empty() {
+        reader.error_help(
+            code::MISSING_KEY,
+            &root.span,
+            "the file defines nothing",
+            "a job has version, name, [source], [target.NAME], [fields] and [[sink]]",
+        );
+        return None;
+    }
+    if !version(reader, root) {
+        return None;
+    }
+    let name = reader.required(root, "name").and_then(|entry| job_name(reader, &entry));
+    let key_groups = match root.take("key_groups") {
+        Some(entry) => reader.integer(&entry, 1..=1024),
+        None => Some(32),
+    };
+    let later = later(reader, root);
+    let mut columns = Columns::new(root, later.lookups.clone());
+    field::read(reader, root, &mut columns);
+    let rules = expression::rules(reader, root, &columns);
+    let filter = expression::filter(reader, root, &columns);
+    expression::derive(reader, root, &mut columns);
+    let source = source::read(reader, root, &columns);
+    let targets = target::read(reader, root);
+    let time = time::time(reader, root, &columns);
+    let dedup = time::dedup(reader, root, &columns, time.as_ref());
+    if let Some(source) = &source {
+        source::tombstone_fits(reader, source, dedup.as_ref());
+    }
+    let rows = sink::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
+    rows.time_fits(reader);
+    let sinks = sink::read(reader, root, &rows, &targets, &later.aggregates);
+    let dead_letter = target::dead_letter(reader, root, &targets, &sinks);
+    let panels = panel::read(reader, root, &targets);
+    if let Some(source) = &source {
+        source::on_change_fits(reader, source, &sinks);
+    }
+    targets.warn_unused(reader, root);
+    reader.no_others(root);
+    let routing_key = rows.routing_key(sinks.first_key.as_deref());
+    let derive = columns
+        .derives()
+        .map(|derive| DeriveSpec {
+            name: derive.name.clone(),
+            value: SqlExpression { sql: derive.sql.clone() },
+            data_type: derive.data_type.clone(),
+        })
+        .collect();
+    Some(JobSpec {
+        name: name?,
+        key_groups: u16::try_from(key_groups?).ok()?,
+        source: source?.spec,
+        targets: targets.into_specs()?,
+        fields: columns.into_fields(),
+        rules: rules?,
+        filter,
+        derive,
+        time: time.map(|time| time.spec),
+        dedup: dedup.map(|dedup| DedupSpec { key: dedup.key, keep_for: dedup.keep_for, changed: dedup.changed }),
+        sinks: sinks.specs?,
+        dead_letter: dead_letter?,
+        panels: panels?,
+        routing_key,
+    })
+}
+
+/// Whether the rest of the file can be read: another version may mean anything.
+fn version(reader: &mut Reader<'_>, root: &Section<'_>) -> bool {
+    let Some(entry) = reader.required(root, "version") else {
+        return true;
+    };
+    match reader.integer(&entry, 0..=i64::MAX) {
+        Some(1) => true,
+        Some(version) => {
+            reader.error_help(
+                code::BAD_VERSION,
+                &entry.span,
+                format!("version {version} of the job language is not known"),
+                "this Pulso knows version 1",
+            );
+            false
+        }
+        None => true,
+    }
+}
+
+fn job_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
+    let name = reader.string(entry)?;
+    let first = name.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    if first && name.len() <= 63 && name.bytes().all(good) {
+        return Some(name.to_owned());
+    }
+    reader.error_help(
+        code::BAD_NAME,
+        &entry.span,
+        format!("`{}` is not a name for a job", printable(name)),
+        "a job's name has lower-case letters, digits and -, does not begin with -, and has at most 63 characters",
+    );
+    None
+}
+
+/// Aggregates and lookups: their keys are checked, then they are refused.
+fn later(reader: &mut Reader<'_>, root: &Section<'_>) -> Later {
+    const LOOKUP: [&str; 7] = ["name", "in", "sql", "on", "refresh", "missing", "max_rows"];
+    const AGGREGATE: [&str; 6] = ["name", "group_by", "window", "where", "emit", "columns"];
+    let mut later = Later::default();
+    for (key, keys, names) in
+        [("aggregate", &AGGREGATE[..], &mut later.aggregates), ("lookup", &LOOKUP[..], &mut later.lookups)]
+    {
+        let Some(entry) = root.take(key) else {
+            continue;
+        };
+        for section in reader.sections(&entry, MAX_TABLES) {
+            section.know(keys);
+            reader.no_others(&section);
+            reader.not_yet(&section.span, &format!("[[{key}]]"));
+            names.extend(section.take("name").and_then(|entry| entry.value.as_str()).map(str::to_owned));
+        }
+    }
+    later
+}
+
+/// Tells that a name refers to nothing, and what it may refer to.
+fn unknown_name<'n>(
+    reader: &mut Reader<'_>,
+    span: &Range<usize>,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'n str> + Clone,
+) {
+    let help = match crate::document::nearest(name, known.clone()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("there is {}", list(known)),
+    };
+    reader.error_help(code::UNKNOWN_NAME, span, format!("there is no {what} `{}`", printable(name)), help);
+}

@@ -1,0 +1,398 @@
+//! `[[sink]]`: which rows go where, and the rules that keep every row of a key in one writer's hands.
+
+use std::ops::Range;
+
+use arrow::datatypes::DataType;
+
+use super::expression::{MAX_COLUMNS, compile, condition};
+use super::name::{Columns, Scope};
+use super::source::Source;
+use super::target::{Found, Targets, table};
+use super::time::{Dedup, Time};
+use super::{MAX_TABLES, unknown_name};
+use crate::code;
+use crate::document::{Entry, Section, printable};
+use crate::reader::Reader;
+use crate::spec::{ColumnIndex, OnChanged, SinkColumn, SinkSpec, SinkValue, TargetIndex, WriteMode};
+
+const KEYS: [&str; 14] = [
+    "to",
+    "from",
+    "where",
+    "columns",
+    "table",
+    "write",
+    "key",
+    "newest_by",
+    "one_to_one",
+    "create",
+    "delete_when",
+    "topic",
+    "record_key",
+    "format",
+];
+/// Columns that every PostgreSQL table has already.
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+/// Schemas in which a job has no business.
+const FOREIGN_SCHEMAS: [&str; 2] = ["pulso", "information_schema"];
+
+/// What is known of the rows that sinks are fed with.
+pub(super) struct Feed<'c> {
+    columns: &'c Columns,
+    /// A mistake elsewhere hides what the rows will be: rules about keys cannot be judged.
+    hidden: bool,
+    /// `route_by`, else the tombstone key.
+    routing: Option<Vec<ColumnIndex>>,
+    /// The dedup key, else the tombstone key.
+    identity: Option<Vec<ColumnIndex>>,
+    corrections: bool,
+    time: Option<(ColumnIndex, Range<usize>)>,
+}
+
+pub(super) struct Sinks {
+    /// None if one is broken.
+    pub(super) specs: Option<Vec<SinkSpec>>,
+    pub(super) tables: Vec<(TargetIndex, (String, String))>,
+    /// Columns behind the key of the first sink that has one, if all are plain columns.
+    pub(super) first_key: Option<Vec<ColumnIndex>>,
+}
+
+/// A sink and where its parts stand.
+struct Draft {
+    spec: SinkSpec,
+    key_span: Range<usize>,
+}
+
+impl<'c> Feed<'c> {
+    pub(super) fn new(
+        root: &Section<'_>,
+        columns: &'c Columns,
+        source: Option<&Source>,
+        dedup: Option<&Dedup>,
+        time: Option<&Time>,
+    ) -> Self {
+        let tombstone = source.and_then(|source| source.tombstone.clone());
+        let broken = |key: &'static str, found: bool| root.take(key).is_some() && !found;
+        let hidden = source.is_none() || broken("dedup", dedup.is_some()) || broken("time", time.is_some());
+        let updates = dedup.is_some_and(|dedup| dedup.changed == OnChanged::Update);
+        Self {
+            columns,
+            hidden,
+            routing: dedup.map(|dedup| dedup.route_by.clone()).or_else(|| tombstone.clone()),
+            corrections: updates || tombstone.is_some(),
+            identity: dedup.map(|dedup| dedup.key.clone()).or(tombstone),
+            time: time.map(|time| (time.spec.field, time.field_span.clone())),
+        }
+    }
+
+    /// DESIGN section 1: `route_by`, else the tombstone key, else the first keyed sink's, else the split (empty).
+    pub(super) fn routing_key(&self, first_key: Option<&[ColumnIndex]>) -> Vec<ColumnIndex> {
+        let usable = |key: &&[ColumnIndex]| {
+            key.iter().all(|index| {
+                let required = self.columns.field(*index).is_some_and(|field| field.required);
+                required && self.columns.unfit_for_key(*index).is_none()
+            })
+        };
+        match (&self.routing, first_key.filter(usable)) {
+            (Some(routing), _) => routing.clone(),
+            (None, Some(key)) => key.to_vec(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// A correction must not move a record in event time.
+    pub(super) fn time_fits(&self, reader: &mut Reader<'_>) {
+        let (Some(identity), Some((field, span)), false) = (&self.identity, &self.time, self.hidden) else {
+            return;
+        };
+        if self.corrections && !identity.contains(field) {
+            reader.error_help(
+                code::SINK_CORRECTION,
+                span,
+                "corrections or deletes can come, so the event time must be a column of the dedup (or tombstone) key",
+                "add it to the key, or set `changed = \"drop\"` in [dedup]",
+            );
+        }
+    }
+
+    fn key_fits(&self, reader: &mut Reader<'_>, draft: &Draft, routing: &[ColumnIndex]) {
+        let (key, newest_by) = match &draft.spec.write {
+            WriteMode::Upsert { key, newest_by } => (key, newest_by.is_some()),
+            WriteMode::KeepFirst { key } => (key, false),
+            WriteMode::Append => return,
+        };
+        if draft.spec.one_to_one || newest_by {
+            return;
+        }
+        let behind: Vec<Option<ColumnIndex>> = key.iter().map(|index| plain(&draft.spec.columns[*index])).collect();
+        let missing = routing.iter().filter(|column| !behind.contains(&Some(**column)));
+        let missing: Vec<&str> = missing.filter_map(|column| self.columns.names().nth(*column)).collect();
+        if routing.is_empty() || !missing.is_empty() {
+            let why = match missing.as_slice() {
+                [] => "records of one key can come from several splits, so several writers would write it".to_owned(),
+                missing => format!(
+                    "the sink's key lacks `{}` of the routing key, so several writers would write it",
+                    missing.join("`, `")
+                ),
+            };
+            reader.error_help(
+                code::SINK_ROUTING,
+                &draft.key_span,
+                why,
+                "name a column by which the newest row wins (newest_by, upsert only), or promise `one_to_one = true`",
+            );
+        }
+        let upsert = matches!(draft.spec.write, WriteMode::Upsert { .. });
+        let Some(identity) = self.identity.as_ref().filter(|_| self.corrections && upsert) else {
+            return;
+        };
+        let outside = behind.iter().any(|column| column.is_none_or(|column| !identity.contains(&column)));
+        if outside {
+            reader.error_help(
+                code::SINK_CORRECTION,
+                &draft.key_span,
+                "corrections or deletes can come, so the sink's key must consist of columns of the dedup (or tombstone) key",
+                "else a corrected record leaves its old row behind; `newest_by` and `one_to_one` sinks are exempt",
+            );
+        }
+    }
+}
+
+fn plain(column: &SinkColumn) -> Option<ColumnIndex> {
+    match column.value {
+        SinkValue::Column(index) => Some(index),
+        SinkValue::Expression(_) => None,
+    }
+}
+
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &Section<'_>,
+    feed: &Feed<'_>,
+    targets: &Targets,
+    aggregates: &[String],
+) -> Sinks {
+    let mut sinks = Sinks { specs: None, tables: Vec::new(), first_key: None };
+    let Some(entry) = reader.required(root, "sink") else {
+        return sinks;
+    };
+    let sections = reader.sections(&entry, MAX_TABLES);
+    if sections.is_empty() {
+        return sinks;
+    }
+    let drafts: Vec<Option<Draft>> = sections
+        .iter()
+        .map(|section| sink(reader, section, feed.columns, targets, aggregates, &mut sinks.tables))
+        .collect();
+    let first = drafts.iter().flatten().find(|draft| draft.spec.write != WriteMode::Append);
+    sinks.first_key =
+        first.and_then(|draft| draft.spec.write.key().iter().map(|index| plain(&draft.spec.columns[*index])).collect());
+    let whole = drafts.iter().all(Option::is_some);
+    // Without [dedup] a broken sink could have been the first with a key, which decides on the routing.
+    if !feed.hidden && (whole || feed.routing.is_some()) {
+        let routing = feed.routing_key(sinks.first_key.as_deref());
+        for draft in drafts.iter().flatten() {
+            feed.key_fits(reader, draft, &routing);
+        }
+    }
+    sinks.specs = drafts.into_iter().map(|draft| draft.map(|draft| draft.spec)).collect();
+    sinks
+}
+
+fn sink(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    columns: &Columns,
+    targets: &Targets,
+    aggregates: &[String],
+    tables: &mut Vec<(TargetIndex, (String, String))>,
+) -> Option<Draft> {
+    let to = reader.required(section, "to");
+    let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
+    let from_records = section.take("from").is_none_or(|from| from_records(reader, &from, aggregates));
+    let target = match found {
+        Found::Database(target) if from_records => target,
+        Found::Later | Found::Database(_) | Found::Nothing => {
+            if let (Found::Later, true, Some(to)) = (found, from_records, &to) {
+                reader.not_yet(&to.span, "sinks to targets of this type");
+            }
+            section.know(&KEYS);
+            reader.no_others(section);
+            return None;
+        }
+    };
+    let where_ = section.take("where").map(|entry| condition(reader, &entry, columns, Scope::All));
+    let sink_columns = match section.take("columns") {
+        Some(entry) => mapped(reader, &entry, columns),
+        None => every_column(columns),
+    };
+    let table_entry = reader.required(section, "table");
+    let table = table_entry.as_ref().and_then(|entry| sink_table(reader, entry, target, tables));
+    let one_to_one = section.take("one_to_one").map_or(Some(false), |entry| reader.boolean(&entry));
+    let create = section.take("create").map_or(Some(false), |entry| reader.boolean(&entry));
+    let delete_when = section.take("delete_when").map(|entry| condition(reader, &entry, columns, Scope::All));
+    let write = write(reader, section, sink_columns.as_deref());
+    reader.no_others(section);
+    let key_span = section.take("key").map_or(section.span.clone(), |entry| entry.span);
+    let spec = SinkSpec {
+        target,
+        condition: where_.map_or(Some(None), |condition| condition.map(Some))?,
+        table: table?,
+        write: write?,
+        columns: sink_columns?,
+        one_to_one: one_to_one?,
+        create: create?,
+        delete_when: delete_when.map_or(Some(None), |condition| condition.map(Some))?,
+    };
+    Some(Draft { spec, key_span })
+}
+
+/// Whether the sink is fed with records; all else is reported.
+fn from_records(reader: &mut Reader<'_>, from: &Entry<'_>, aggregates: &[String]) -> bool {
+    match reader.string(from) {
+        Some("records") => true,
+        Some("late") => {
+            reader.not_yet(&from.span, "sinks of late records");
+            false
+        }
+        Some(name) if aggregates.iter().any(|known| known == name) => {
+            reader.not_yet(&from.span, "sinks of an aggregate");
+            false
+        }
+        Some(name) => {
+            let known = ["records", "late"].into_iter().chain(aggregates.iter().map(String::as_str));
+            unknown_name(reader, &from.span, "source of rows", name, known);
+            false
+        }
+        None => false,
+    }
+}
+
+fn sink_table(
+    reader: &mut Reader<'_>,
+    entry: &Entry<'_>,
+    target: TargetIndex,
+    tables: &mut Vec<(TargetIndex, (String, String))>,
+) -> Option<(String, String)> {
+    let table = table(reader, entry)?;
+    if FOREIGN_SCHEMAS.contains(&table.0.as_str()) || table.0.starts_with("pg_") {
+        reader.error(code::SINK_TABLE, &entry.span, format!("the schema `{}` is not for tables of a job", table.0));
+        return None;
+    }
+    if tables.contains(&(target, table.clone())) {
+        reader.error(code::SINK_TABLE, &entry.span, "another sink writes to this table already");
+        return None;
+    }
+    tables.push((target, table.clone()));
+    Some(table)
+}
+
+/// All of `[fields]` and `[derive]`. None if one of them is broken.
+fn every_column(columns: &Columns) -> Option<Vec<SinkColumn>> {
+    let all = columns.names().enumerate().map(|(index, name)| SinkColumn {
+        name: name.to_owned(),
+        value: SinkValue::Column(index),
+        data_type: columns.data_type(index),
+        nullable: columns.nullable(index),
+    });
+    (!columns.any_broken()).then(|| all.collect())
+}
+
+fn mapped(reader: &mut Reader<'_>, entry: &Entry<'_>, columns: &Columns) -> Option<Vec<SinkColumn>> {
+    let section = reader.section("columns", entry)?;
+    if section.entries.is_empty() || section.entries.len() > MAX_COLUMNS {
+        reader.error(code::TOO_LARGE, &entry.key_span, format!("a table has 1 to {MAX_COLUMNS} columns"));
+        return None;
+    }
+    let mapped: Vec<Option<SinkColumn>> = section.entries.iter().map(|entry| column(reader, entry, columns)).collect();
+    mapped.into_iter().collect()
+}
+
+fn column(reader: &mut Reader<'_>, entry: &Entry<'_>, columns: &Columns) -> Option<SinkColumn> {
+    let named = reader.check_name("a column", entry.key, &entry.key_span);
+    if SYSTEM_COLUMNS.contains(&entry.key) || entry.key == "pulso_change" {
+        let message = format!("`{}` is a column that the table has for other purposes", printable(entry.key));
+        reader.error(code::BAD_NAME, &entry.key_span, message);
+        return None;
+    }
+    let sql = reader.string(entry)?.trim();
+    if let Some(index) = columns.index(sql).or_else(|| columns.index(&sql.to_ascii_lowercase())) {
+        return named.then(|| SinkColumn {
+            name: entry.key.to_owned(),
+            value: SinkValue::Column(index),
+            data_type: columns.data_type(index),
+            nullable: columns.nullable(index),
+        });
+    }
+    let (sql, expression) = compile(reader, entry, columns, Scope::All)?;
+    named.then(|| SinkColumn {
+        name: entry.key.to_owned(),
+        value: SinkValue::Expression(sql),
+        data_type: expression.data_type().clone(),
+        nullable: expression.nullable(),
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Upsert,
+    KeepFirst,
+    Append,
+}
+
+/// None if the mode or a key is wrong, or the columns are.
+fn write(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkColumn]>) -> Option<WriteMode> {
+    let modes = [("upsert", Mode::Upsert), ("keep_first", Mode::KeepFirst), ("append", Mode::Append)];
+    let mode = section.take("write").map_or(Some(Mode::Upsert), |entry| reader.choice(&entry, &modes));
+    let key_entry = section.take("key");
+    let newest_entry = section.take("newest_by");
+    let mode = mode?;
+    if mode != Mode::Upsert {
+        for entry in [newest_entry.clone(), section.take("delete_when")].into_iter().flatten() {
+            reader.error(code::SINK_KEY, &entry.key_span, format!("`{}` is for `write = \"upsert\"`", entry.key));
+        }
+    }
+    if mode == Mode::Append {
+        for entry in [key_entry, section.take("one_to_one")].into_iter().flatten() {
+            reader.error(code::SINK_KEY, &entry.key_span, format!("`write = \"append\"` has no `{}`", entry.key));
+        }
+        return Some(WriteMode::Append);
+    }
+    let Some(key_entry) = key_entry else {
+        let help = "name the columns that tell one row from another, or write = \"append\"";
+        reader.error_help(code::SINK_KEY, &section.span, "upsert and keep_first need a `key`", help);
+        return None;
+    };
+    let names = reader.strings(&key_entry)?;
+    let columns = columns?;
+    let key: Vec<Option<usize>> = names.iter().map(|(name, span)| key_column(reader, name, span, columns)).collect();
+    let newest_by = match newest_entry {
+        Some(entry) => {
+            let name = reader.string(&entry)?;
+            Some(named_column(reader, name, &entry.span, columns)?)
+        }
+        None => None,
+    };
+    let key: Vec<usize> = key.into_iter().collect::<Option<_>>()?;
+    Some(match mode {
+        Mode::KeepFirst => WriteMode::KeepFirst { key },
+        Mode::Upsert | Mode::Append => WriteMode::Upsert { key, newest_by },
+    })
+}
+
+fn key_column(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, columns: &[SinkColumn]) -> Option<usize> {
+    let index = named_column(reader, name, span, columns)?;
+    if columns[index].data_type == DataType::Float64 {
+        reader.error(code::SINK_KEY, span, "a float64 does not compare exactly, so it cannot be a key");
+        return None;
+    }
+    Some(index)
+}
+
+fn named_column(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, columns: &[SinkColumn]) -> Option<usize> {
+    let found = columns.iter().position(|column| column.name == name);
+    if found.is_none() {
+        unknown_name(reader, span, "column of this sink", name, columns.iter().map(|column| column.name.as_str()));
+    }
+    found
+}

@@ -1,0 +1,278 @@
+//! `[target.NAME]` and `[dead_letter]`.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::sink::Sinks;
+use super::{MAX_TABLES, unknown_name};
+use crate::code;
+use crate::document::{Entry, Section, printable};
+use crate::reader::Reader;
+use crate::secret::Origin;
+use crate::spec::{DeadLetterSpec, TargetIndex, TargetKind, TargetSpec};
+
+pub(super) struct Targets {
+    list: Vec<Target>,
+    /// A reference found nothing: perhaps it meant one that is unused now.
+    dangling: Cell<bool>,
+}
+
+struct Target {
+    name: String,
+    span: Range<usize>,
+    state: State,
+    used: Cell<bool>,
+}
+
+enum State {
+    Database(TargetKind),
+    /// Of a type that comes with the next version.
+    Later,
+    /// Its mistakes are reported.
+    Broken,
+}
+
+/// What a reference to a target finds.
+pub(super) enum Found {
+    Database(TargetIndex),
+    Later,
+    /// Broken or unknown: reported.
+    Nothing,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
+    let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false) };
+    let Some(entry) = reader.required(root, "target") else {
+        return targets;
+    };
+    let Some(section) = reader.section("[target]", &entry) else {
+        return targets;
+    };
+    if section.entries.is_empty() || section.entries.len() > MAX_TABLES {
+        reader.error(code::TOO_LARGE, &entry.key_span, format!("a job has 1 to {MAX_TABLES} targets"));
+        return targets;
+    }
+    for entry in &section.entries {
+        if entry.value.as_table().is_none() {
+            reader.error_help(
+                code::WRONG_TYPE,
+                &entry.key_span,
+                format!("`{}` stands in [target] itself", printable(entry.key)),
+                "each target has a name: [target.db]",
+            );
+            continue;
+        }
+        let named = reader.check_name("a target", entry.key, &entry.key_span);
+        let state = target(reader, entry).filter(|_| named).unwrap_or(State::Broken);
+        targets.list.push(Target {
+            name: entry.key.to_owned(),
+            span: entry.key_span.clone(),
+            state,
+            used: Cell::new(false),
+        });
+    }
+    targets.no_database_twice(reader);
+    targets
+}
+
+fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
+    let section = reader.section(format!("[target.{}]", printable(entry.key)), entry)?;
+    let kind = reader.required(&section, "type")?;
+    let keys: &[&'static str] =
+        match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
+            0 => return postgres(reader, &section),
+            1 => &["url", "zone", "max_refused"],
+            2 => &["brokers", "tls", "sasl"],
+            _ => &["path", "roll"],
+        };
+    let what = format!("targets of type {}", kind.value.as_str().unwrap_or_default());
+    reader.not_yet(&kind.span, &what);
+    section.know(keys);
+    reader.no_others(&section);
+    Some(State::Later)
+}
+
+fn postgres(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
+    let url = reader.required(section, "url").and_then(|entry| postgres_url(reader, &entry));
+    let max_refused = section.take("max_refused").map_or(Some(0.1), |entry| share(reader, &entry));
+    if let Some(zone) = section.take("zone") {
+        reader.not_yet(&zone.key_span, "`zone`: columns without zone");
+    }
+    reader.no_others(section);
+    Some(State::Database(TargetKind::Postgres { url: url?, max_refused: max_refused? }))
+}
+
+fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretString> {
+    let (text, origin) = reader.secret(entry)?;
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let parts = rest.map(|rest| {
+        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = address.split('/').next().unwrap_or_default();
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        (user.contains(':'), !host.is_empty() || query.contains("host="))
+    });
+    match parts {
+        Some((password, true)) if !text.contains(char::is_whitespace) => {
+            if password && origin == Origin::File {
+                reader.warn(
+                    code::LITERAL_SECRET,
+                    &entry.key_span,
+                    "a password stands in the file",
+                    "take the address from the environment: { env = \"DATABASE_URL\" }",
+                );
+            }
+            Some(SecretString::from(text))
+        }
+        _ => {
+            reader.error(
+                code::BAD_ADDRESS,
+                &entry.span,
+                "the address must be postgres://user:password@host:port/database",
+            );
+            None
+        }
+    }
+}
+
+fn share(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<f64> {
+    let text = entry.value.as_float().map(|number| number.as_str());
+    let text = text.or_else(|| entry.value.as_integer().map(|number| number.as_str()));
+    let Some(text) = text else {
+        reader.wrong_type(entry, "a number from 0 to 1");
+        return None;
+    };
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    if share.is_none() {
+        reader.error(code::OUT_OF_RANGE, &entry.span, format!("`{}` is a share: 0 to 1", entry.key));
+    }
+    share
+}
+
+impl Targets {
+    /// All tables of one database must be one target, since they are written in one transaction.
+    fn no_database_twice(&self, reader: &mut Reader<'_>) {
+        let url = |target: &Target| match &target.state {
+            State::Database(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
+            State::Later | State::Broken => None,
+        };
+        for (index, target) in self.list.iter().enumerate() {
+            let same = |other: &&Target| url(other).is_some() && url(other) == url(target);
+            if let Some(other) = self.list[..index].iter().find(same) {
+                let message = format!("this is the database of the target `{}`", other.name);
+                reader.error_help(
+                    code::DUPLICATE_NAME,
+                    &target.span,
+                    message,
+                    "all tables of one database are one target",
+                );
+            }
+        }
+    }
+
+    pub(super) fn find(&self, reader: &mut Reader<'_>, entry: &Entry<'_>) -> Found {
+        let Some(name) = reader.string(entry) else {
+            return Found::Nothing;
+        };
+        let Some(index) = self.list.iter().position(|target| target.name == name) else {
+            self.dangling.set(true);
+            unknown_name(reader, &entry.span, "target", name, self.list.iter().map(|target| target.name.as_str()));
+            return Found::Nothing;
+        };
+        self.list[index].used.set(true);
+        match self.list[index].state {
+            State::Database(_) => Found::Database(index),
+            State::Later => Found::Later,
+            State::Broken => Found::Nothing,
+        }
+    }
+
+    /// Where dead letters and panels go by default. Broken and later targets could have been it.
+    pub(super) fn first_database(&self) -> Option<TargetIndex> {
+        self.list.iter().position(|target| matches!(target.state, State::Database(_)))
+    }
+
+    fn all_are_databases(&self) -> bool {
+        self.list.iter().all(|target| matches!(target.state, State::Database(_)))
+    }
+
+    pub(super) fn warn_unused(&self, reader: &mut Reader<'_>, root: &Section<'_>) {
+        if root.take("sink").is_none() || self.dangling.get() {
+            return;
+        }
+        for target in self.list.iter().filter(|target| !target.used.get() && matches!(target.state, State::Database(_)))
+        {
+            reader.warn(
+                code::UNUSED,
+                &target.span,
+                format!("nothing is written to the target `{}`", target.name),
+                "is a [[sink]] missing?",
+            );
+        }
+    }
+
+    /// None if one is broken.
+    pub(super) fn into_specs(self) -> Option<Vec<TargetSpec>> {
+        self.list
+            .into_iter()
+            .map(|target| match target.state {
+                State::Database(kind) => Some(TargetSpec { name: target.name, kind }),
+                State::Later | State::Broken => None,
+            })
+            .collect()
+    }
+}
+
+/// `name` or `schema.name`; `public` where no schema is named.
+pub(super) fn table(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<(String, String)> {
+    let text = reader.string(entry)?;
+    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+    if !reader.check_name("a table", name, &entry.span) || !reader.check_name("a schema", schema, &entry.span) {
+        return None;
+    }
+    Some((schema.to_owned(), name.to_owned()))
+}
+
+pub(super) fn dead_letter(
+    reader: &mut Reader<'_>,
+    root: &Section<'_>,
+    targets: &Targets,
+    sinks: &Sinks,
+) -> Option<DeadLetterSpec> {
+    let default = || ("pulso".to_owned(), "dead_letters".to_owned());
+    let Some(entry) = root.take("dead_letter") else {
+        return targets
+            .first_database()
+            .filter(|_| targets.all_are_databases())
+            .map(|target| DeadLetterSpec { target, table: default() });
+    };
+    let section = reader.section("[dead_letter]", &entry)?;
+    let to = reader.required(&section, "to");
+    let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
+    let table_entry = section.take("table");
+    let table = match &table_entry {
+        Some(entry) => table(reader, entry),
+        None => Some(default()),
+    };
+    let target = match found {
+        Found::Database(target) => Some(target),
+        Found::Later => {
+            let span = to.map_or(entry.key_span.clone(), |to| to.span);
+            reader.not_yet(&span, "dead letters to targets of this type");
+            section.know(&["topic"]);
+            None
+        }
+        Found::Nothing => {
+            section.know(&["topic"]);
+            None
+        }
+    };
+    reader.no_others(&section);
+    let (target, table) = (target?, table?);
+    if sinks.tables.contains(&(target, table.clone())) {
+        let span = table_entry.map_or(entry.key_span, |entry| entry.span);
+        reader.error(code::SINK_TABLE, &span, "a sink writes to the table of the dead letters");
+    }
+    Some(DeadLetterSpec { target, table })
+}

@@ -1,0 +1,156 @@
+//! What `submit` sends: the text of the file, and the values that it takes from elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use toml::de::{DeTable, DeValue};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::code;
+use crate::diagnostic::Diagnostics;
+use crate::document::Section;
+use crate::reader::Reader;
+use crate::secret::is_variable;
+
+/// Longest job file.
+pub const MAX_FILE_BYTES: usize = 1024 * 1024;
+
+/// A job file with the values of every `{ env = }` it names and, under `file:<path>`, of every `{ file = }`.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Submission {
+    pub toml: String,
+    /// Secrets: never logged or shown.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.environment.keys().collect();
+        f.debug_struct("Submission")
+            .field("bytes", &self.toml.len())
+            .field("environment", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The text of a file's bytes, within the limit of size.
+pub fn decode(bytes: &[u8], file_name: &str) -> Result<String, Diagnostics> {
+    let fail = |text: &str, code, offset: usize, message: String| {
+        let environment = BTreeMap::new();
+        let mut reader = Reader::new(text, &environment);
+        reader.error(code, &(offset..offset), message);
+        reader.finish(file_name).err()
+    };
+    let failed = if bytes.len() > MAX_FILE_BYTES {
+        fail(
+            "",
+            code::TOO_LARGE,
+            0,
+            format!("the file has {} bytes, at most {MAX_FILE_BYTES} are allowed", bytes.len()),
+        )
+    } else {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => return Ok(text.to_owned()),
+            Err(error) => {
+                let (good, _) = bytes.split_at(error.valid_up_to());
+                let text = String::from_utf8_lossy(good);
+                fail(&text, code::NOT_UTF8, text.len(), "the file is not UTF-8 from here on".to_owned())
+            }
+        }
+    };
+    match failed {
+        Some(diagnostics) => Err(diagnostics),
+        None => Ok(String::new()),
+    }
+}
+
+/// The values that a file names: variables by `lookup`, files by `read_file` (path as written). What does not exist is
+/// left out; [`crate::check`] then tells. A file that is not TOML names nothing.
+pub fn collect_environment(
+    toml: &str,
+    lookup: impl Fn(&str) -> Option<String>,
+    read_file: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::new();
+    if toml.len() > MAX_FILE_BYTES {
+        return environment;
+    }
+    let (document, _) = DeTable::parse_recoverable(toml);
+    for section in ["source", "target"] {
+        if let Some(value) = document.get_ref().get(section) {
+            collect(value.get_ref(), &lookup, &read_file, &mut environment);
+        }
+    }
+    environment
+}
+
+fn collect(
+    value: &DeValue<'_>,
+    lookup: &impl Fn(&str) -> Option<String>,
+    read_file: &impl Fn(&str) -> Option<String>,
+    environment: &mut BTreeMap<String, String>,
+) {
+    let Some(table) = value.as_table() else {
+        return;
+    };
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+    if let Some(name) = text("env").filter(|name| is_variable(name)) {
+        environment.extend(lookup(name).map(|value| (name.to_owned(), value)));
+    }
+    if let Some(path) = text("file") {
+        environment.extend(read_file(path).map(|content| (format!("file:{path}"), content)));
+    }
+    for (_, value) in table {
+        collect(value.get_ref(), lookup, read_file, environment);
+    }
+}
+
+/// The same for the same job: comments and spacing do not count, the order of keys and every value does.
+///
+/// For comparing, not for showing: it covers the environment's values too.
+pub fn fingerprint(submission: &Submission) -> u128 {
+    let mut hash = Xxh3Default::new();
+    match DeTable::parse(&submission.toml) {
+        Ok(document) => hash_table(document.get_ref(), &mut hash),
+        Err(_) => feed(&mut hash, b'!', &submission.toml),
+    }
+    for (name, value) in &submission.environment {
+        feed(&mut hash, b'n', name);
+        feed(&mut hash, b'v', value);
+    }
+    hash.digest128()
+}
+
+fn hash_table(table: &DeTable<'_>, hash: &mut Xxh3Default) {
+    hash.update(b"{");
+    for entry in Section::new("", 0..0, table).entries {
+        feed(hash, b'k', entry.key);
+        hash_value(entry.value, hash);
+    }
+    hash.update(b"}");
+}
+
+fn hash_value(value: &DeValue<'_>, hash: &mut Xxh3Default) {
+    match value {
+        DeValue::String(text) => feed(hash, b's', text),
+        DeValue::Integer(number) => feed(hash, b'i', &number.to_string()),
+        DeValue::Float(number) => feed(hash, b'f', number.as_str()),
+        DeValue::Boolean(value) => hash.update(if *value { b"t" } else { b"n" }),
+        DeValue::Datetime(value) => feed(hash, b'd', &value.to_string()),
+        DeValue::Array(array) => {
+            hash.update(b"[");
+            for value in array {
+                hash_value(value.get_ref(), hash);
+            }
+            hash.update(b"]");
+        }
+        DeValue::Table(table) => hash_table(table, hash),
+    }
+}
+
+/// With its length in front, so that no two sequences of texts look the same.
+fn feed(hash: &mut Xxh3Default, kind: u8, text: &str) {
+    hash.update(&[kind]);
+    hash.update(&(text.len() as u64).to_le_bytes());
+    hash.update(text.as_bytes());
+}
