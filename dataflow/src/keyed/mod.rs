@@ -17,7 +17,7 @@ use pulso_job::{JobSpec, TargetIndex};
 
 use self::dedup::{CountersOf, Dedup, Scratch};
 use self::rows::{Rows, gather, sorted, without};
-use crate::batch::{META_COLUMNS, Payload, TargetRows, key_groups};
+use crate::batch::{META_COLUMNS, Payload, SinkRows, TargetRows, key_groups};
 use crate::error::{DataflowError, Result};
 use crate::sink::{SinkPlan, Step};
 use crate::state::States;
@@ -37,6 +37,8 @@ pub struct KeyedStage {
 pub struct Processed {
     /// Targets that get something, and the key groups that have rows or dead letters for each.
     pub outputs: BTreeMap<TargetIndex, (TargetRows, BTreeSet<KeyGroup>)>,
+    /// Per target the muted key groups that would have had rows or dead letters: its ledger names this epoch for them.
+    pub muted: BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
     /// Per key group what became of its records; `total()` is their number.
     pub counters: BTreeMap<KeyGroup, Counters>,
 }
@@ -142,14 +144,14 @@ impl KeyedStage {
     ) -> Result<()> {
         let targets: BTreeSet<TargetIndex> = self.sinks.iter().map(|sink| sink.target).collect();
         for target in targets {
-            let heard = emitted.without(muted.get(&target))?;
-            let heard = heard.as_ref().unwrap_or(emitted);
-            if heard.steps.is_empty() {
-                continue;
-            }
             let mut output = TargetRows::default();
             for sink in self.sinks.iter().filter(|sink| sink.target == target) {
-                output.sinks.extend(sink.rows(&heard.batch, &heard.steps, &heard.key_groups)?);
+                output.sinks.extend(sink.rows(&emitted.batch, &emitted.steps, &emitted.key_groups)?);
+            }
+            if let Some(muted) = muted.get(&target) {
+                processed.mute(target, output.sinks.iter().flat_map(|sink| sink.key_groups.iter().copied()), muted);
+                output.sinks = output.sinks.into_iter().map(|sink| heard(sink, muted)).collect::<Result<_>>()?;
+                output.sinks.retain(|sink| !sink.changes.is_empty());
             }
             if !output.is_empty() {
                 let with_rows = output.sinks.iter().flat_map(|sink| sink.key_groups.iter().copied()).collect();
@@ -167,7 +169,10 @@ impl KeyedStage {
     ) -> Result<()> {
         let Some(letters) = letters else { return Ok(()) };
         let heard = match muted.get(&self.dead_letter) {
-            Some(muted) => without(&letters, muted)?,
+            Some(muted) => {
+                processed.mute(self.dead_letter, key_groups(&letters)?.values().iter().map(|k| KeyGroup(*k)), muted);
+                without(&letters, muted)?
+            }
             None => letters,
         };
         if heard.num_rows() == 0 {
@@ -180,22 +185,29 @@ impl KeyedStage {
     }
 }
 
-impl Emitted {
-    /// A copy without the rows of muted key groups; `None` if there are none.
-    fn without(&self, muted: Option<&BTreeSet<KeyGroup>>) -> Result<Option<Self>> {
-        let Some(muted) = muted else { return Ok(None) };
-        let heard = |key_group: &KeyGroup| !muted.contains(key_group);
-        if self.key_groups.iter().all(heard) {
-            return Ok(None);
+impl Processed {
+    fn mute(&mut self, target: TargetIndex, made: impl Iterator<Item = KeyGroup>, muted: &BTreeSet<KeyGroup>) {
+        let silent: BTreeSet<KeyGroup> = made.filter(|key_group| muted.contains(key_group)).collect();
+        if !silent.is_empty() {
+            self.muted.entry(target).or_default().extend(silent);
         }
-        let mask = self.key_groups.iter().map(|key_group| Some(heard(key_group))).collect();
-        let steps = self.steps.iter().zip(&self.key_groups).filter(|(_, k)| heard(k)).map(|(step, _)| *step).collect();
-        Ok(Some(Self {
-            batch: filter_record_batch(&self.batch, &mask)?,
-            steps,
-            key_groups: self.key_groups.iter().copied().filter(heard).collect(),
-        }))
     }
+}
+
+/// The rows of key groups that are not muted.
+fn heard(sink: SinkRows, muted: &BTreeSet<KeyGroup>) -> Result<SinkRows> {
+    let heard = |key_group: &KeyGroup| !muted.contains(key_group);
+    if sink.key_groups.iter().all(heard) {
+        return Ok(sink);
+    }
+    let mask = sink.key_groups.iter().map(|key_group| Some(heard(key_group))).collect();
+    let changes = sink.changes.iter().zip(sink.key_groups.iter()).filter(|(_, k)| heard(k)).map(|(c, _)| *c).collect();
+    Ok(SinkRows {
+        sink: sink.sink,
+        batch: filter_record_batch(&sink.batch, &mask)?,
+        changes,
+        key_groups: sink.key_groups.iter().copied().filter(heard).collect(),
+    })
 }
 
 #[cfg(test)]

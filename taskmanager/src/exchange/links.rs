@@ -1,0 +1,196 @@
+//! The sending end: where the rows of each key group go in one attempt.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pulso_core::ids::{Attempt, Epoch, JobId, Stage, TaskManagerId};
+use pulso_core::message::{Barrier, Deployment};
+use pulso_dataflow::batch::Payload;
+use pulso_proto::convert::{Content, Frame};
+use pulso_proto::v1;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::shell::{Event, Events};
+
+/// Frames that wait for the network; the source task waits when it is full.
+const QUEUE: usize = 64;
+const STAGE: Stage = Stage(0);
+
+/// Links of one attempt; a clone speaks over the same ones.
+#[derive(Clone)]
+pub(crate) struct Links(Arc<Inner>);
+
+struct Inner {
+    job: JobId,
+    attempt: Attempt,
+    me: TaskManagerId,
+    destinations: Vec<Destination>,
+    /// Destination of each key group, by its number.
+    owner_of: Vec<usize>,
+    /// Epoch up to which each key group has everything, by its number.
+    resume: Vec<Epoch>,
+    /// Greatest of `resume`: beyond it every row is sent.
+    resumed: Epoch,
+    events: Events,
+}
+
+enum Destination {
+    Here,
+    There(mpsc::Sender<Frame>),
+}
+
+/// The link is broken, or the attempt is over.
+#[derive(Debug)]
+pub(crate) struct LinkClosed;
+
+impl Links {
+    pub(super) fn open(me: TaskManagerId, deployment: &Deployment, events: &Events, token: &CancellationToken) -> Self {
+        let (job, attempt) = (deployment.job, deployment.attempt);
+        let mut index = BTreeMap::new();
+        let mut destinations = Vec::new();
+        for (member, address) in &deployment.plan.members {
+            if !deployment.plan.key_groups.values().any(|owner| owner == member) {
+                continue;
+            }
+            index.insert(*member, destinations.len());
+            destinations.push(if *member == me {
+                Destination::Here
+            } else {
+                let (frames, queue) = mpsc::channel(QUEUE);
+                let link = Link { job, attempt, me, peer: *member, address: address.clone(), events: events.clone() };
+                tokio::spawn(link.run(queue, token.clone()));
+                Destination::There(frames)
+            });
+        }
+        let owner_of = deployment
+            .plan
+            .key_groups
+            .iter()
+            .filter(|(id, _)| id.stage == STAGE)
+            .map(|(_, owner)| index.get(owner).copied().unwrap_or(usize::MAX))
+            .collect();
+        let resume: Vec<Epoch> =
+            deployment.resume.iter().filter(|(id, _)| id.stage == STAGE).map(|(_, epoch)| *epoch).collect();
+        let resumed = resume.iter().copied().max().unwrap_or(Epoch::ZERO);
+        Self(Arc::new(Inner { job, attempt, me, destinations, owner_of, resume, resumed, events: events.clone() }))
+    }
+
+    /// Rows of an epoch, each to the TaskManager of its key group, but not to key groups that have the epoch already.
+    /// Blocks while a link is full.
+    pub(crate) fn send(&self, epoch: Epoch, payload: Payload) -> Result<(), LinkClosed> {
+        if payload.is_empty() {
+            return Ok(());
+        }
+        let links = &*self.0;
+        let parts = if epoch > links.resumed {
+            payload.route(&links.owner_of, links.destinations.len())
+        } else {
+            let owner_of: Vec<usize> = links
+                .owner_of
+                .iter()
+                .zip(&links.resume)
+                .map(|(owner, resume)| if *resume < epoch { *owner } else { usize::MAX })
+                .collect();
+            payload.route(&owner_of, links.destinations.len())
+        };
+        let parts = parts.map_err(|e| {
+            tracing::error!(job = %links.job, attempt = %links.attempt, error = %e, "rows cannot be routed");
+            LinkClosed
+        })?;
+        for (destination, part) in links.destinations.iter().zip(parts) {
+            if part.is_empty() {
+                continue;
+            }
+            match destination {
+                Destination::Here => {
+                    let (job, attempt, from) = (links.job, links.attempt, links.me);
+                    let event = Event::Arrived { job, attempt, stage: STAGE, from, epoch, payload: part };
+                    links.events.send_blocking(event).map_err(|_| LinkClosed)?;
+                }
+                Destination::There(frames) => {
+                    let payload = part.encode().map_err(|e| {
+                        tracing::error!(job = %links.job, attempt = %links.attempt, error = %e, "rows cannot be encoded");
+                        LinkClosed
+                    })?;
+                    self.frame(frames, Content::Rows { stage: STAGE, epoch, payload: payload.into() })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Behind the epoch's rows, to everyone.
+    pub(crate) fn barrier(&self, barrier: Barrier) -> Result<(), LinkClosed> {
+        let links = &*self.0;
+        for destination in &links.destinations {
+            match destination {
+                Destination::Here => {
+                    let (job, attempt, from) = (links.job, links.attempt, links.me);
+                    let event = Event::BarrierArrived { job, attempt, stage: STAGE, from, barrier };
+                    links.events.send_blocking(event).map_err(|_| LinkClosed)?;
+                }
+                Destination::There(frames) => {
+                    self.frame(frames, Content::Barrier { stage: STAGE, barrier })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&self, frames: &mpsc::Sender<Frame>, content: Content) -> Result<(), LinkClosed> {
+        let (job, attempt, from) = (self.0.job, self.0.attempt, self.0.me);
+        frames.blocking_send(Frame { job, attempt, from, content }).map_err(|_| LinkClosed)
+    }
+}
+
+/// One link to another TaskManager.
+struct Link {
+    job: JobId,
+    attempt: Attempt,
+    me: TaskManagerId,
+    peer: TaskManagerId,
+    address: String,
+    events: Events,
+}
+
+impl Link {
+    async fn run(self, frames: mpsc::Receiver<Frame>, token: CancellationToken) {
+        let reason = tokio::select! {
+            () = token.cancelled() => return,
+            reason = self.carry(frames) => reason,
+        };
+        let (job, attempt, peer) = (self.job, self.attempt, self.peer);
+        self.events.send(Event::LinkLost { job, attempt, peer, reason }).await.ok();
+    }
+
+    /// Ends only when the link is broken; says why.
+    async fn carry(&self, frames: mpsc::Receiver<Frame>) -> String {
+        let connected = match pulso_proto::endpoint(&self.address) {
+            Ok(endpoint) => endpoint.connect().await,
+            Err(e) => return format!("{} is no address: {e}", self.address),
+        };
+        let channel = match connected {
+            Ok(channel) => channel,
+            Err(e) => return format!("{} does not answer: {e}", self.address),
+        };
+        let mut client = v1::exchange_service_client::ExchangeServiceClient::new(channel)
+            .max_encoding_message_size(pulso_proto::MAX_MESSAGE_BYTES);
+        let (job, attempt, from) = (self.job, self.attempt, self.me);
+        let hello = Frame { job, attempt, from, content: Content::Hello { to: self.peer } };
+        let stream = tokio_stream::once(hello).chain(ReceiverStream::new(frames)).map(v1::Frame::from);
+        let mut acks = match client.link(stream).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return format!("{} refused the link: {}", self.address, status.message()),
+        };
+        loop {
+            match acks.message().await {
+                Ok(Some(v1::LinkAck {})) => {}
+                Ok(None) => return format!("{} closed the link", self.address),
+                Err(status) => return format!("the link to {} broke: {}", self.address, status.message()),
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The loop that owns the worker: waits for one event, lets the worker decide, hands its commands to the tasks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pulso_core::ids::{Instant, JobId, TargetId, TaskManagerId};
+use pulso_core::message::{Deployment, Failure, Instruction, Report};
+use pulso_core::worker::{Command, Settings, Worker};
+use pulso_dataflow::batch::{Payload, TargetRows};
+use pulso_job::spec::JobSpec;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::exchange::{Exchange, Links};
+use crate::figures::Figures;
+use crate::memory::Budget;
+use crate::session::{FromJobManager, Session};
+use crate::source::SourceTask;
+use crate::state::{SnapshotStorage, StateTask, Work};
+use crate::target::{Order, TargetTask};
+
+/// Events of the worker, with what rows are in this process.
+pub(crate) type Event = pulso_core::worker::Event<Payload, TargetRows>;
+
+/// How often time passes for the worker.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a drain may take before the process ends all the same; what it hosted is then recovered like after a crash.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Events under way to the worker; a task that finds the queue full waits.
+const EVENTS: usize = 1024;
+
+/// Where tasks tell the worker what happened.
+#[derive(Clone)]
+pub(crate) struct Events(mpsc::Sender<Event>);
+
+/// The shell is gone: the process ends.
+#[derive(Debug)]
+pub(crate) struct ShellGone;
+
+impl Events {
+    pub(crate) async fn send(&self, event: Event) -> Result<(), ShellGone> {
+        self.0.send(event).await.map_err(|_| ShellGone)
+    }
+
+    /// From a thread of its own, never from an asynchronous task.
+    pub(crate) fn send_blocking(&self, event: Event) -> Result<(), ShellGone> {
+        self.0.blocking_send(event).map_err(|_| ShellGone)
+    }
+}
+
+/// A queue of events and its two ends.
+pub(crate) fn events() -> (Events, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    (Events(sender), receiver)
+}
+
+/// What one job has running here.
+struct Runtime {
+    fingerprint: u64,
+    spec: Arc<JobSpec>,
+    state: StateTask,
+    targets: BTreeMap<TargetId, TargetTask>,
+    links: Option<Links>,
+    source: Option<SourceTask>,
+}
+
+pub(crate) struct Shell {
+    me: TaskManagerId,
+    data_dir: PathBuf,
+    budget: Budget,
+    session: Session,
+    exchange: Exchange,
+    events: Events,
+    storage: Option<SnapshotStorage>,
+    figures: Figures,
+    worker: Worker<Payload, TargetRows>,
+    jobs: BTreeMap<JobId, Runtime>,
+    started: std::time::Instant,
+    /// Set once the process was told to end.
+    drain_until: Option<std::time::Instant>,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        me: TaskManagerId,
+        data_dir: PathBuf,
+        budget: Budget,
+        session: Session,
+        exchange: Exchange,
+        events: Events,
+        figures: Figures,
+    ) -> Self {
+        let settings = Settings { transaction_bytes: budget.transaction_bytes, ..Settings::default() };
+        Self {
+            me,
+            data_dir,
+            budget,
+            session,
+            exchange,
+            events,
+            storage: None,
+            figures,
+            worker: Worker::new(me, settings),
+            jobs: BTreeMap::new(),
+            started: std::time::Instant::now(),
+            drain_until: None,
+        }
+    }
+
+    /// Runs until `shutdown`, then drains.
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut instructions: mpsc::Receiver<FromJobManager>,
+        shutdown: CancellationToken,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(message) = instructions.recv() => self.instructed(message),
+                Some(event) = events.recv() => self.handle(event),
+                _ = tick.tick() => {
+                    self.handle(Event::Tick);
+                    if self.drain_until.is_some_and(|until| self.jobs.is_empty() || std::time::Instant::now() > until) {
+                        return;
+                    }
+                }
+                () = shutdown.cancelled(), if self.drain_until.is_none() => {
+                    tracing::info!(jobs = self.jobs.len(), "leaving: waiting until everything has moved away");
+                    self.session.report(Report::Leaving);
+                    self.drain_until = Some(std::time::Instant::now() + DRAIN);
+                }
+            }
+        }
+    }
+
+    fn instructed(&mut self, message: FromJobManager) {
+        match message {
+            FromJobManager::Welcome { storage } => {
+                match SnapshotStorage::open(&storage) {
+                    Ok(opened) => self.storage = Some(opened),
+                    Err(e) => tracing::error!(error = %e, "no access to the checkpoint storage"),
+                }
+                if self.drain_until.is_some() {
+                    self.session.report(Report::Leaving);
+                }
+            }
+            FromJobManager::Instruction(instruction) => {
+                if let Instruction::Deploy(deployment) = &instruction
+                    && let Err(reason) = self.prepare_runtime(deployment)
+                {
+                    tracing::error!(job = %deployment.job, reason, "cannot run this job");
+                    let (job, attempt) = (deployment.job, deployment.attempt);
+                    self.session.report(Report::Failed { job, attempt, failure: Failure::Fatal { reason } });
+                    return;
+                }
+                let ends = matches!(instruction, Instruction::Release { .. });
+                self.handle(Event::Instructed(instruction));
+                if ends {
+                    self.drop_released();
+                }
+            }
+        }
+    }
+
+    /// Ends the tasks of jobs that the worker has let go.
+    fn drop_released(&mut self) {
+        let hosted = self.worker.view();
+        self.jobs.retain(|job, _| hosted.iter().any(|view| view.job == *job));
+        self.figures.retain(|job| self.jobs.contains_key(job));
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Instant(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX));
+        for command in self.worker.handle(event, now) {
+            self.apply(command);
+        }
+    }
+
+    /// Makes what the job needs before the worker gives orders for it. The same job keeps what it has.
+    fn prepare_runtime(&mut self, deployment: &Deployment) -> Result<(), String> {
+        let definition = &deployment.definition;
+        if self.jobs.get(&deployment.job).is_some_and(|r| r.fingerprint == definition.fingerprint) {
+            return Ok(());
+        }
+        let submission = serde_json::from_str(&definition.submission).map_err(|e| format!("the submission: {e}"))?;
+        let (spec, _warnings) = pulso_job::check(&submission, "job.toml").map_err(|mistakes| mistakes.render(false))?;
+        let spec = Arc::new(spec);
+        let storage = self.storage.clone().ok_or("the checkpoint storage cannot be reached from this TaskManager")?;
+        let folder = self.data_dir.join(deployment.job.to_string());
+        let state = StateTask::start(
+            deployment.job,
+            Arc::clone(&spec),
+            folder,
+            storage,
+            self.budget.clone(),
+            self.events.clone(),
+        )
+        .map_err(|e| format!("starting the state task: {e}"))?;
+        let targets = (0..definition.targets.len())
+            .filter_map(|index| u16::try_from(index).ok())
+            .map(|index| {
+                let target = TargetId(index);
+                (
+                    target,
+                    TargetTask::start(
+                        deployment.job,
+                        target,
+                        Arc::clone(&spec),
+                        self.events.clone(),
+                        self.figures.clone(),
+                    ),
+                )
+            })
+            .collect();
+        let fingerprint = definition.fingerprint;
+        self.jobs.insert(deployment.job, Runtime { fingerprint, spec, state, targets, links: None, source: None });
+        Ok(())
+    }
+
+    fn apply(&mut self, command: Command<Payload, TargetRows>) {
+        match command {
+            Command::Report(report) => self.session.report(report),
+            Command::StartSource { deployment } => self.start_source(*deployment),
+            Command::StopSource { job } => self.with(job, |runtime| runtime.source = None),
+            Command::CloseEpoch { job, opening, .. } => self.with(job, |runtime| {
+                if let Some(source) = &runtime.source {
+                    source.open(opening);
+                }
+            }),
+            Command::Committed { job, committed, .. } => self.with(job, |runtime| {
+                if let Some(source) = &runtime.source {
+                    source.committed(committed);
+                }
+            }),
+            Command::OpenLinks { job, deployment, .. } => {
+                let links = self.exchange.open(self.me, &deployment, self.events.clone());
+                self.with(job, |runtime| runtime.links = Some(links));
+            }
+            Command::CloseLinks { job } => {
+                self.exchange.close(job);
+                self.with(job, |runtime| runtime.links = None);
+            }
+            Command::TakeBack { job, attempt, key_groups } => self.state(job, Work::TakeBack { attempt, key_groups }),
+            Command::Restore { job, attempt, key_group, restore } => {
+                self.state(job, Work::Restore { attempt, key_group, restore });
+            }
+            Command::Drop { job, key_groups } => self.state(job, Work::Drop { key_groups }),
+            Command::Process { job, attempt, stage, epoch, watermark, payloads, skip, muted } => {
+                let work = Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted };
+                self.state(job, work);
+            }
+            Command::Settle { job, upto, .. } => self.state(job, Work::Settle { upto }),
+            Command::Snapshot { job, attempt, checkpoint, epoch, key_groups } => {
+                self.state(job, Work::Snapshot { attempt, checkpoint, epoch, key_groups });
+            }
+            Command::CheckpointDone { job, checkpoint, .. } => self.state(job, Work::CheckpointDone { checkpoint }),
+            Command::TakeOver { job, attempt, target, key_groups, create } => {
+                self.order(job, target, Order::TakeOver { attempt, key_groups, create });
+            }
+            Command::Register { job, attempt, target, key_groups } => {
+                self.order(job, target, Order::Register { attempt, key_groups });
+            }
+            Command::ReadLedger { job, attempt, target, key_groups } => {
+                self.order(job, target, Order::ReadLedger { attempt, key_groups });
+            }
+            Command::Transact { job, attempt, target, steps, outputs } => {
+                self.order(job, target, Order::Transact { attempt, steps, outputs });
+            }
+            Command::Disconnect { job, target } => self.with(job, |runtime| {
+                if let Some(task) = runtime.targets.get_mut(&target) {
+                    task.disconnect();
+                }
+            }),
+        }
+    }
+
+    /// Does nothing for a job that has nothing running here: the worker then has no state of it either.
+    fn with(&mut self, job: JobId, change: impl FnOnce(&mut Runtime)) {
+        if let Some(runtime) = self.jobs.get_mut(&job) {
+            change(runtime);
+        }
+    }
+
+    fn state(&mut self, job: JobId, work: Work) {
+        self.with(job, |runtime| runtime.state.work(work));
+    }
+
+    fn order(&mut self, job: JobId, target: TargetId, order: Order) {
+        self.with(job, |runtime| {
+            if let Some(task) = runtime.targets.get(&target) {
+                task.order(order);
+            }
+        });
+    }
+
+    fn start_source(&mut self, deployment: Deployment) {
+        let (job, attempt) = (deployment.job, deployment.attempt);
+        let Some(runtime) = self.jobs.get_mut(&job) else { return };
+        let Some(links) = runtime.links.clone() else {
+            tracing::error!(%job, %attempt, "a source was started before its links");
+            return;
+        };
+        let spec = Arc::clone(&runtime.spec);
+        match SourceTask::start(
+            self.me,
+            spec,
+            deployment,
+            links,
+            &self.budget,
+            self.events.clone(),
+            self.figures.clone(),
+        ) {
+            Ok(source) => runtime.source = Some(source),
+            Err(e) => {
+                let failure = Failure::Retry { reason: format!("starting the source thread: {e}") };
+                self.session.report(Report::Failed { job, attempt, failure });
+            }
+        }
+    }
+}

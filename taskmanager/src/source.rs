@@ -1,0 +1,379 @@
+//! The source task of one attempt: a thread that reads this TaskManager's splits, decodes, and puts rows and barriers
+//! on the links. What belongs to which epoch is decided by [`pulso_core::source::Source`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use pulso_connectors::kafka::{Flow, KafkaReader, Record};
+use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, TaskManagerId, WallTime};
+use pulso_core::message::{Barrier, Deployment, Opening};
+use pulso_core::source::{Boundary, Mismatch, Offer, Source, SourceLimits};
+use pulso_dataflow::decode::{Decoder, RawRecord};
+use pulso_job::spec::{JobSpec, SourceSpec};
+use thiserror::Error;
+
+use crate::exchange::Links;
+use crate::figures::{Figures, SplitFigures};
+use crate::memory::Budget;
+use crate::shell::{Event, Events};
+
+/// Rows are put on the links once this many bytes of input are decoded, so that receivers get large batches.
+const PART_BYTES: usize = 1 << 20;
+/// An epoch of catch-up ends after this many records.
+const EPOCH_RECORDS: u64 = 40_000;
+/// How long one call waits for records; also how late an `OpenCut` may be noticed.
+const POLL: Duration = Duration::from_millis(1);
+/// Records of a split that belong to later epochs are kept up to this many bytes before the split is paused.
+const HELD_BYTES: usize = 4 << 20;
+/// How often figures are told.
+const FIGURES: Duration = Duration::from_millis(250);
+/// How often committed offsets are told to the consumer group, for outside lag tools.
+const GROUP_COMMIT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Error)]
+enum SourceError {
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    #[error(transparent)]
+    Kafka(#[from] pulso_connectors::kafka::KafkaError),
+    #[error("decoding: {0}")]
+    Decode(#[from] pulso_dataflow::DataflowError),
+    /// The shell is gone or the link is broken: another attempt is on its way.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl SourceError {
+    fn is_fatal(&self) -> bool {
+        match self {
+            Self::Mismatch(_) => true,
+            Self::Kafka(e) => e.is_fatal(),
+            Self::Decode(_) | Self::Stopped => false,
+        }
+    }
+}
+
+enum Control {
+    Open(Opening),
+    Committed(Epoch),
+    Stop,
+}
+
+/// Handle of a running source task; dropping it stops the task.
+pub(crate) struct SourceTask {
+    control: Sender<Control>,
+}
+
+impl SourceTask {
+    /// Starts the thread. Its end is told as `SourceFailed`, unless it was stopped.
+    pub(crate) fn start(
+        me: TaskManagerId,
+        spec: Arc<JobSpec>,
+        deployment: Deployment,
+        links: Links,
+        budget: &Budget,
+        events: Events,
+        figures: Figures,
+    ) -> std::io::Result<Self> {
+        let (control, commands) = channel();
+        let buffer = budget.source_bytes;
+        std::thread::Builder::new().name(format!("source-{}", deployment.attempt)).spawn(move || {
+            let (job, attempt) = (deployment.job, deployment.attempt);
+            let ended = Task::open(me, &spec, &deployment, links, buffer, events.clone(), figures)
+                .and_then(|mut task| task.run(&commands));
+            match ended {
+                Ok(()) | Err(SourceError::Stopped) => {}
+                Err(e) => {
+                    let failed = Event::SourceFailed { job, attempt, fatal: e.is_fatal(), reason: e.to_string() };
+                    events.send_blocking(failed).ok();
+                }
+            }
+        })?;
+        Ok(Self { control })
+    }
+
+    pub(crate) fn open(&self, opening: Opening) {
+        self.control.send(Control::Open(opening)).ok();
+    }
+
+    pub(crate) fn committed(&self, epoch: Epoch) {
+        self.control.send(Control::Committed(epoch)).ok();
+    }
+}
+
+impl Drop for SourceTask {
+    fn drop(&mut self) {
+        self.control.send(Control::Stop).ok();
+    }
+}
+
+/// A record that came before its epoch.
+struct Held {
+    position: Position,
+    timestamp_ms: i64,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        64 + self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+#[derive(Default)]
+struct Backlog {
+    records: VecDeque<Held>,
+    bytes: usize,
+    paused: bool,
+}
+
+struct Task {
+    job: JobId,
+    attempt: Attempt,
+    machine: Source,
+    reader: KafkaReader,
+    decoder: Decoder,
+    links: Links,
+    events: Events,
+    figures: Figures,
+    /// Behind the newest record read of each split.
+    next: BTreeMap<SplitId, Position>,
+    /// Read since the last figures.
+    records: u64,
+    figured: Instant,
+    /// Last clock of the JobManager that is known here.
+    clock: WallTime,
+    greatest: BTreeMap<SplitId, EventTime>,
+    backlog: BTreeMap<SplitId, Backlog>,
+    /// Ends of epochs that are closed and not yet told to the consumer group.
+    ends: VecDeque<(Epoch, BTreeMap<SplitId, Position>)>,
+    told: Instant,
+}
+
+impl Task {
+    fn open(
+        me: TaskManagerId,
+        spec: &Arc<JobSpec>,
+        deployment: &Deployment,
+        links: Links,
+        buffer: u64,
+        events: Events,
+        figures: Figures,
+    ) -> Result<Self, SourceError> {
+        let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: buffer / 4 };
+        let machine = Source::new(me, deployment, limits);
+        let SourceSpec::Kafka(kafka) = &spec.source;
+        let reader = KafkaReader::open(kafka, &spec.name, machine.starts(), buffer / 2)?;
+        let machine_starts = machine.starts();
+        let backlog = machine_starts.keys().map(|split| (*split, Backlog::default())).collect();
+        Ok(Self {
+            job: deployment.job,
+            attempt: deployment.attempt,
+            machine,
+            reader,
+            decoder: Decoder::new(Arc::clone(spec))?,
+            links,
+            events,
+            figures,
+            next: machine_starts,
+            records: 0,
+            figured: Instant::now(),
+            clock: deployment.start.clock,
+            greatest: BTreeMap::new(),
+            backlog,
+            ends: VecDeque::new(),
+            told: Instant::now(),
+        })
+    }
+
+    fn run(&mut self, commands: &Receiver<Control>) -> Result<(), SourceError> {
+        loop {
+            while let Ok(command) = commands.try_recv() {
+                self.obey(command)?;
+            }
+            while let Some(boundary) = self.machine.boundary()? {
+                self.close(boundary)?;
+            }
+            self.offer_held()?;
+            let readable = self.backlog.keys().any(|split| self.machine.may_read(*split));
+            if readable {
+                self.read()?;
+            } else {
+                // The epoch is full, or the window is: nothing to do until the JobManager says so.
+                match commands.recv_timeout(Duration::from_millis(20)) {
+                    Ok(command) => self.obey(command)?,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+            }
+            if let Some(waiting) = self.machine.waiting() {
+                let (job, attempt) = (self.job, self.attempt);
+                self.tell(Event::SourceWaiting { job, attempt, epoch: waiting.epoch, full: waiting.full })?;
+            }
+            if self.figured.elapsed() >= FIGURES {
+                self.tell_figures(!readable);
+            }
+            if self.decoder.bytes() >= PART_BYTES {
+                let decoded = self.decoder.take(self.clock)?;
+                self.put(self.machine.epoch(), decoded)?;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Control) -> Result<(), SourceError> {
+        match command {
+            Control::Open(opening) => {
+                self.machine.opened(opening)?;
+            }
+            Control::Committed(epoch) => {
+                self.machine.committed(epoch);
+                self.tell_group(epoch);
+            }
+            Control::Stop => return Err(SourceError::Stopped),
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at most one part's worth.
+    fn read(&mut self) -> Result<(), SourceError> {
+        let (machine, decoder, backlog) = (&mut self.machine, &mut self.decoder, &mut self.backlog);
+        let (next, records) = (&mut self.next, &mut self.records);
+        let mut mismatch = None;
+        let mut take = |record: Record<'_>| {
+            *records += 1;
+            next.insert(record.split, Position(record.position.0 + 1));
+            if decoder.bytes() >= PART_BYTES || mismatch.is_some() {
+                hold(backlog, &record);
+                return Flow::Stop;
+            }
+            if backlog.get(&record.split).is_some_and(|b| !b.records.is_empty()) {
+                hold(backlog, &record);
+                return Flow::Continue;
+            }
+            match machine.offer(record.split, record.position, record.timestamp_ms, record.key, record.value) {
+                Ok(Offer::Take) => decoder.push(RawRecord {
+                    split: record.split,
+                    position: record.position,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key,
+                    value: record.value,
+                }),
+                Ok(Offer::Hold) => hold(backlog, &record),
+                Ok(Offer::Skip) => {}
+                Err(e) => mismatch = Some(e),
+            }
+            Flow::Continue
+        };
+        self.reader.poll(POLL, 4096, &mut take)?;
+        if let Some(mismatch) = mismatch {
+            return Err(mismatch.into());
+        }
+        for (split, backlog) in &mut self.backlog {
+            if backlog.bytes > HELD_BYTES && !backlog.paused {
+                self.reader.pause(*split)?;
+                backlog.paused = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers again what came before its epoch.
+    fn offer_held(&mut self) -> Result<(), SourceError> {
+        for (split, backlog) in &mut self.backlog {
+            while let Some(held) = backlog.records.front() {
+                let (key, value) = (held.key.as_deref(), held.value.as_deref());
+                match self.machine.offer(*split, held.position, held.timestamp_ms, key, value)? {
+                    Offer::Hold => break,
+                    Offer::Skip => {}
+                    Offer::Take => self.decoder.push(RawRecord {
+                        split: *split,
+                        position: held.position,
+                        timestamp_ms: held.timestamp_ms,
+                        key,
+                        value,
+                    }),
+                }
+                backlog.bytes -= held.bytes();
+                backlog.records.pop_front();
+            }
+            if backlog.paused && backlog.bytes < HELD_BYTES / 2 {
+                self.reader.resume(*split)?;
+                backlog.paused = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the epoch: the rest of its rows, then its barrier on every link.
+    fn close(&mut self, boundary: Boundary) -> Result<(), SourceError> {
+        self.clock = self.clock.max(boundary.clock);
+        let decoded = self.decoder.close(boundary.clock)?;
+        self.put(boundary.epoch, decoded)?;
+        let barrier = Barrier { epoch: boundary.epoch, watermark: boundary.watermark };
+        self.links.barrier(barrier).map_err(|_| SourceError::Stopped)?;
+        let greatest = std::mem::take(&mut self.greatest);
+        if let Some(splits) = self.machine.closed(&greatest) {
+            self.ends.push_back((boundary.epoch, splits.iter().map(|(id, s)| (*id, s.end)).collect()));
+            let (job, attempt, epoch) = (self.job, self.attempt, boundary.epoch);
+            self.tell(Event::SourceClosed { job, attempt, epoch, splits })?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, epoch: Epoch, decoded: pulso_dataflow::decode::Decoded) -> Result<(), SourceError> {
+        for (split, time) in decoded.greatest {
+            let greatest = self.greatest.entry(split).or_insert(time);
+            *greatest = time.max(*greatest);
+        }
+        self.links.send(epoch, decoded.payload).map_err(|_| SourceError::Stopped)
+    }
+
+    fn tell(&self, event: Event) -> Result<(), SourceError> {
+        self.events.send_blocking(event).map_err(|_| SourceError::Stopped)
+    }
+
+    fn tell_figures(&mut self, backpressured: bool) {
+        self.figured = Instant::now();
+        let (ends, trouble) = (self.reader.ends(), self.reader.trouble().unwrap_or_default());
+        let (next, records) = (&self.next, std::mem::take(&mut self.records));
+        self.figures.tell(self.job, self.attempt, |figures| {
+            figures.records_read += records;
+            figures.backpressured = backpressured;
+            for (split, position) in next {
+                let high_watermark = ends.get(split).map(|end| end.0);
+                let figure = SplitFigures { position: *position, high_watermark, trouble: trouble.clone() };
+                figures.splits.insert(*split, figure);
+            }
+        });
+    }
+
+    /// Offsets in the consumer group serve outside tools only; positions are the job's.
+    fn tell_group(&mut self, committed: Epoch) {
+        if self.told.elapsed() < GROUP_COMMIT {
+            return;
+        }
+        let mut newest = None;
+        while self.ends.front().is_some_and(|(epoch, _)| *epoch <= committed) {
+            newest = self.ends.pop_front();
+        }
+        if let Some((_, positions)) = newest {
+            self.told = Instant::now();
+            self.reader.commit_group_offsets(&positions);
+        }
+    }
+}
+
+fn hold(backlog: &mut BTreeMap<SplitId, Backlog>, record: &Record<'_>) {
+    let held = Held {
+        position: record.position,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.map(<[u8]>::to_vec),
+        value: record.value.map(<[u8]>::to_vec),
+    };
+    let backlog = backlog.entry(record.split).or_default();
+    backlog.bytes += held.bytes();
+    backlog.records.push_back(held);
+}

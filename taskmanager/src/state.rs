@@ -1,0 +1,271 @@
+//! The state task of one job: the thread that owns the state of its key groups and works epochs off.
+//!
+//! Everything that changes state goes through one queue, so that the order is the worker's. What takes long and changes
+//! nothing (downloads, RocksDB checkpoints, uploads) happens beside it.
+
+mod checkpoint;
+mod disk;
+mod group;
+mod restore;
+mod snapshots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use pulso_core::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Stage, TargetId};
+use pulso_core::ledger::Mark;
+use pulso_core::message::{Counters, Restore};
+use pulso_core::worker::{Output, Processed};
+use pulso_dataflow::batch::Payload;
+use pulso_dataflow::keyed::KeyedStage;
+use pulso_job::spec::JobSpec;
+
+pub(crate) use self::snapshots::SnapshotStorage;
+
+use self::group::{Group, Groups};
+use crate::memory::Budget;
+use crate::shell::{Event, Events};
+
+pub(crate) enum Work {
+    TakeBack {
+        attempt: Attempt,
+        key_groups: BTreeMap<KeyGroupId, Epoch>,
+    },
+    Restore {
+        attempt: Attempt,
+        key_group: KeyGroupId,
+        restore: Restore,
+    },
+    Drop {
+        key_groups: BTreeSet<KeyGroupId>,
+    },
+    Process {
+        attempt: Attempt,
+        stage: Stage,
+        epoch: Epoch,
+        watermark: EventTime,
+        payloads: Vec<Payload>,
+        skip: BTreeSet<KeyGroupId>,
+        muted: BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
+    },
+    Settle {
+        upto: Epoch,
+    },
+    Snapshot {
+        attempt: Attempt,
+        checkpoint: CheckpointId,
+        epoch: Epoch,
+        key_groups: BTreeMap<KeyGroupId, (BTreeMap<TargetId, Mark>, Counters)>,
+    },
+    CheckpointDone {
+        checkpoint: CheckpointId,
+    },
+    /// A download beside the queue is through.
+    Downloaded {
+        attempt: Attempt,
+        key_group: KeyGroupId,
+        group: Box<Group>,
+    },
+    /// The uploads of one key group for a checkpoint are through.
+    Stored {
+        checkpoint: CheckpointId,
+        key_group: KeyGroupId,
+        files: group::Files,
+    },
+    /// A checkpoint's hard links are made: state may be written to disk again.
+    Linked,
+    Stop,
+}
+
+/// Handle of a job's state task; dropping it ends the task and deletes the job's folder.
+pub(crate) struct StateTask {
+    queue: Sender<Work>,
+}
+
+impl StateTask {
+    pub(crate) fn start(
+        job: JobId,
+        spec: Arc<JobSpec>,
+        folder: PathBuf,
+        storage: SnapshotStorage,
+        budget: Budget,
+        events: Events,
+    ) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&folder)?;
+        let (queue, work) = channel();
+        let runtime = tokio::runtime::Handle::current();
+        let back = queue.clone();
+        std::thread::Builder::new().name("state".into()).spawn(move || {
+            let place = Place { job, folder, storage, budget, events, queue: back, runtime };
+            match KeyedStage::new(Arc::clone(&spec)) {
+                Ok(stage) => Task::new(place, stage, &spec).run(&work),
+                Err(e) => refuse_all(&place, &work, &e.to_string()),
+            }
+        })?;
+        Ok(Self { queue })
+    }
+
+    pub(crate) fn work(&self, work: Work) {
+        // The thread ends only by `Stop`, or with the process when it panics.
+        self.queue.send(work).ok();
+    }
+}
+
+impl Drop for StateTask {
+    fn drop(&mut self) {
+        self.queue.send(Work::Stop).ok();
+    }
+}
+
+/// Where the state task lives and whom it tells.
+#[derive(Clone)]
+pub(crate) struct Place {
+    job: JobId,
+    folder: PathBuf,
+    storage: SnapshotStorage,
+    budget: Budget,
+    events: Events,
+    queue: Sender<Work>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Place {
+    fn tell(&self, event: Event) {
+        // Nobody listens any more when the process ends.
+        self.events.send_blocking(event).ok();
+    }
+}
+
+struct Task {
+    place: Place,
+    stage: KeyedStage,
+    groups: Groups,
+    /// Watermarks under which recent epochs were processed: the horizon of what is written to disk.
+    watermarks: BTreeMap<Epoch, EventTime>,
+    keep_for: Option<i64>,
+    /// Checkpoints whose hard links are still being made.
+    linking: usize,
+}
+
+impl Task {
+    fn new(place: Place, stage: KeyedStage, spec: &JobSpec) -> Self {
+        let keep_for = spec.dedup.as_ref().map(|d| i64::try_from(d.keep_for.as_micros()).unwrap_or(i64::MAX));
+        Self { place, stage, groups: Groups::default(), watermarks: BTreeMap::new(), keep_for, linking: 0 }
+    }
+
+    fn run(mut self, work: &Receiver<Work>) {
+        while let Ok(work) = work.recv() {
+            match work {
+                Work::TakeBack { attempt, key_groups } => self.take_back(attempt, &key_groups),
+                Work::Restore { attempt, key_group, restore } => self.restore(attempt, key_group, restore),
+                Work::Drop { key_groups } => key_groups.iter().for_each(|id| self.groups.remove(id.group)),
+                Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted } => {
+                    self.watermarks.insert(epoch, watermark);
+                    let event = match self.process(epoch, watermark, payloads, &skip, &muted) {
+                        Ok(processed) => Event::Processed { job: self.place.job, attempt, stage, epoch, processed },
+                        Err(reason) => Event::ProcessingFailed { job: self.place.job, attempt, reason },
+                    };
+                    self.place.tell(event);
+                }
+                Work::Settle { upto } => self.relieve(upto),
+                Work::Snapshot { attempt, checkpoint, epoch, key_groups } => {
+                    self.snapshot(attempt, checkpoint, epoch, key_groups);
+                }
+                Work::CheckpointDone { checkpoint } => self.groups.checkpoint_done(checkpoint),
+                Work::Downloaded { attempt, key_group, group } => {
+                    self.groups.insert(key_group.group, *group);
+                    self.place.tell(Event::Restored { job: self.place.job, attempt, key_group });
+                }
+                Work::Stored { checkpoint, key_group, files } => self.groups.stored(checkpoint, key_group.group, files),
+                Work::Linked => self.linking = self.linking.saturating_sub(1),
+                Work::Stop => break,
+            }
+        }
+        drop(self.groups);
+        std::fs::remove_dir_all(&self.place.folder).ok();
+    }
+
+    fn take_back(&mut self, attempt: Attempt, key_groups: &BTreeMap<KeyGroupId, Epoch>) {
+        let kept: BTreeMap<KeyGroup, Epoch> = key_groups.iter().map(|(id, epoch)| (id.group, *epoch)).collect();
+        self.groups.take_back(&kept);
+        self.place.tell(Event::TookBack { job: self.place.job, attempt });
+    }
+
+    fn process(
+        &mut self,
+        epoch: Epoch,
+        watermark: EventTime,
+        payloads: Vec<Payload>,
+        skip: &BTreeSet<KeyGroupId>,
+        muted: &BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
+    ) -> Result<Processed<pulso_dataflow::TargetRows>, String> {
+        let numbers = |ids: &BTreeSet<KeyGroupId>| ids.iter().map(|id| id.group).collect::<BTreeSet<KeyGroup>>();
+        let id = |group: &KeyGroup| KeyGroupId { stage: Stage(0), group: *group };
+        let target_id = |index: usize| TargetId(u16::try_from(index).unwrap_or(u16::MAX));
+        let muted = muted.iter().map(|(target, ids)| (usize::from(target.0), numbers(ids))).collect();
+        let done = self
+            .stage
+            .process(&mut self.groups, epoch, watermark, payloads, &numbers(skip), &muted)
+            .map_err(|e| e.to_string())?;
+        let outputs = done
+            .outputs
+            .into_iter()
+            .map(|(target, (rows, key_groups))| {
+                let bytes = rows.memory() as u64;
+                let key_groups = key_groups.iter().map(id).collect();
+                (target_id(target), Output { rows, key_groups, bytes })
+            })
+            .collect();
+        let counters = done.counters.iter().map(|(group, counters)| (id(group), *counters)).collect();
+        let muted =
+            done.muted.iter().map(|(target, groups)| (target_id(*target), groups.iter().map(id).collect())).collect();
+        Ok(Processed { outputs, muted, counters })
+    }
+
+    /// Under memory pressure, writes what is committed everywhere to disk.
+    fn relieve(&mut self, upto: Epoch) {
+        if self.linking > 0 || self.groups.memory() < self.place.budget.overlay_bytes {
+            return;
+        }
+        let horizon = self.horizon(upto);
+        if let Err(e) = self.groups.write(upto, horizon, &self.place) {
+            // Still in memory and still right; the next checkpoint tries again and tells what is wrong.
+            tracing::warn!(job = %self.place.job, error = %e, "state cannot be written to disk");
+        }
+    }
+
+    /// What lies before it counts as absent after `epoch`, so it may leave the disk.
+    fn horizon(&mut self, epoch: Epoch) -> Option<EventTime> {
+        let watermark = self.watermarks.range(..=epoch).next_back().map(|(_, watermark)| *watermark);
+        self.watermarks = self.watermarks.split_off(&epoch);
+        let (watermark, keep_for) = (watermark?, self.keep_for?);
+        (watermark > EventTime::MIN).then(|| EventTime(watermark.0.saturating_sub(keep_for)))
+    }
+}
+
+/// The job's expressions do not compile here: says so to whatever is asked, until the job is released.
+fn refuse_all(place: &Place, work: &Receiver<Work>, reason: &str) {
+    while let Ok(work) = work.recv() {
+        match work {
+            Work::Restore { attempt, key_group, .. } => place.tell(Event::RestoreFailed {
+                job: place.job,
+                attempt,
+                key_group,
+                reason: reason.to_owned(),
+                retry: true,
+            }),
+            Work::TakeBack { attempt, .. } => place.tell(Event::TookBack { job: place.job, attempt }),
+            Work::Stop => return,
+            Work::Drop { .. }
+            | Work::Process { .. }
+            | Work::Settle { .. }
+            | Work::Snapshot { .. }
+            | Work::CheckpointDone { .. }
+            | Work::Downloaded { .. }
+            | Work::Stored { .. }
+            | Work::Linked => {}
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The part of a key group's state that is on disk: one RocksDB without a write-ahead log.
+//!
+//! What is in here is committed in every target. After a crash a live directory is never opened again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use pulso_core::ids::EventTime;
+use pulso_dataflow::DataflowError;
+use pulso_dataflow::state::{DiskState, is_expired};
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::compaction_filter::Decision;
+use rocksdb::{BlockBasedOptions, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
+
+use crate::memory::Budget;
+
+/// Entries whose event time lies before the horizon may go; it only grows.
+#[derive(Clone)]
+pub(crate) struct Horizon(Arc<AtomicI64>);
+
+impl Horizon {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(AtomicI64::new(i64::MIN)))
+    }
+
+    pub(crate) fn raise(&self, to: EventTime) {
+        self.0.fetch_max(to.0, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> EventTime {
+        EventTime(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Keys and what they become, sorted by key; `None` deletes.
+pub(crate) type Changes = [(Box<[u8]>, Option<Vec<u8>>)];
+
+pub(crate) struct Disk {
+    db: DB,
+    horizon: Horizon,
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Opens the directory of a restored snapshot, or makes a new one.
+    pub(crate) fn open(path: &Path, budget: &Budget) -> Result<Self, rocksdb::Error> {
+        let horizon = Horizon::new();
+        let db = DB::open(&options(budget, horizon.clone()), path)?;
+        Ok(Self { db, horizon, path: path.to_owned() })
+    }
+
+    /// Writes changes of whole epochs.
+    pub(crate) fn write(&self, changes: &Changes, horizon: Option<EventTime>) -> Result<(), rocksdb::Error> {
+        let mut batch = WriteBatch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let mut write = WriteOptions::default();
+        write.disable_wal(true);
+        self.db.write_opt(batch, &write)?;
+        if let Some(horizon) = horizon {
+            self.horizon.raise(horizon);
+        }
+        Ok(())
+    }
+
+    /// Hard-links everything written so far into `to`, which must not exist.
+    pub(crate) fn checkpoint(&self, to: &Path) -> Result<(), rocksdb::Error> {
+        Checkpoint::new(&self.db)?.create_checkpoint(to)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl DiskState for Disk {
+    fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, DataflowError> {
+        self.db.multi_get(keys).into_iter().collect::<Result<_, _>>().map_err(|e| DataflowError::State(e.to_string()))
+    }
+}
+
+fn options(budget: &Budget, horizon: Horizon) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&budget.block_cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_manager(&budget.write_buffers);
+    options.set_write_buffer_size(8 << 20);
+    options.set_max_open_files(64);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_keep_log_file_num(1);
+    options.set_max_background_jobs(1);
+    options.set_stats_dump_period_sec(0);
+    options.set_compaction_filter("expired", move |_level, _key, value: &[u8]| {
+        if is_expired(value, horizon.value()) { Decision::Remove } else { Decision::Keep }
+    });
+    options
+}

@@ -1,0 +1,147 @@
+//! The key groups that are hosted here: overlay and disk of each.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pulso_core::ids::{CheckpointId, Epoch, EventTime, KeyGroup};
+use pulso_core::message::SnapshotFile;
+use pulso_dataflow::DataflowError;
+use pulso_dataflow::state::{DiskState, KeyGroupState, States};
+
+use super::Place;
+use super::disk::Disk;
+
+/// Files of a RocksDB directory by their name there, as they are in the checkpoint storage.
+pub(crate) type Files = BTreeMap<String, SnapshotFile>;
+
+/// One key group's state.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(super) overlay: KeyGroupState,
+    /// Made at the first write.
+    pub(super) disk: Option<Arc<Disk>>,
+    /// What the last completed checkpoint holds of this very directory.
+    pub(super) completed: Files,
+    /// Uploaded for checkpoints that are not complete yet.
+    uploaded: BTreeMap<CheckpointId, Files>,
+}
+
+impl Group {
+    pub(super) fn restored(disk: Option<Disk>, completed: Files) -> Self {
+        Self { disk: disk.map(Arc::new), completed, ..Self::default() }
+    }
+
+    /// Writes versions up to `upto` to disk.
+    pub(super) fn write(
+        &mut self,
+        key_group: KeyGroup,
+        upto: Epoch,
+        horizon: Option<EventTime>,
+        place: &Place,
+    ) -> Result<(), rocksdb::Error> {
+        let changes = self.overlay.settle(upto);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let disk = match &self.disk {
+            Some(disk) => disk,
+            None => self.disk.insert(Arc::new(Disk::open(&new_folder(place, key_group), &place.budget)?)),
+        };
+        disk.write(&changes, horizon)?;
+        self.overlay.settled(upto);
+        Ok(())
+    }
+}
+
+/// A folder that was never used: a live directory is not opened again.
+pub(super) fn new_folder(place: &Place, key_group: KeyGroup) -> PathBuf {
+    place.folder.join(format!("{key_group}-{}", uuid::Uuid::new_v4().simple()))
+}
+
+#[derive(Default)]
+pub(crate) struct Groups(BTreeMap<KeyGroup, Group>);
+
+impl Groups {
+    pub(super) fn insert(&mut self, key_group: KeyGroup, group: Group) {
+        self.remove(key_group);
+        self.0.insert(key_group, group);
+    }
+
+    pub(super) fn remove(&mut self, key_group: KeyGroup) {
+        if let Some(Group { disk: Some(disk), .. }) = self.0.remove(&key_group) {
+            let folder = disk.path().to_owned();
+            // An upload may still hold it; the folder's files live on through their links then.
+            drop(disk);
+            std::fs::remove_dir_all(folder).ok();
+        }
+    }
+
+    pub(super) fn contains(&self, key_group: KeyGroup) -> bool {
+        self.0.contains_key(&key_group)
+    }
+
+    pub(super) fn group(&mut self, key_group: KeyGroup) -> Option<&mut Group> {
+        self.0.get_mut(&key_group)
+    }
+
+    /// Takes the named key groups back to their epochs and drops the others.
+    pub(super) fn take_back(&mut self, kept: &BTreeMap<KeyGroup, Epoch>) {
+        let dropped: Vec<KeyGroup> = self.0.keys().filter(|id| !kept.contains_key(id)).copied().collect();
+        dropped.into_iter().for_each(|id| self.remove(id));
+        for (key_group, epoch) in kept {
+            if let Some(group) = self.0.get_mut(key_group) {
+                group.overlay.take_back(*epoch);
+            }
+        }
+    }
+
+    /// Bytes of state that is not on disk.
+    pub(super) fn memory(&self) -> u64 {
+        self.0.values().map(|group| group.overlay.memory() as u64).sum()
+    }
+
+    pub(super) fn write(
+        &mut self,
+        upto: Epoch,
+        horizon: Option<EventTime>,
+        place: &Place,
+    ) -> Result<(), rocksdb::Error> {
+        self.0.iter_mut().try_for_each(|(id, group)| group.write(*id, upto, horizon, place))
+    }
+
+    pub(super) fn stored(&mut self, checkpoint: CheckpointId, key_group: KeyGroup, files: Files) {
+        if let Some(group) = self.0.get_mut(&key_group) {
+            group.uploaded.insert(checkpoint, files);
+        }
+    }
+
+    pub(super) fn checkpoint_done(&mut self, checkpoint: CheckpointId) {
+        for group in self.0.values_mut() {
+            if let Some(files) = group.uploaded.remove(&checkpoint) {
+                group.completed = files;
+            }
+            group.uploaded.retain(|id, _| *id > checkpoint);
+        }
+    }
+}
+
+/// A key group without a disk has nothing on it.
+struct NoDisk;
+
+impl DiskState for NoDisk {
+    fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, DataflowError> {
+        Ok(vec![None; keys.len()])
+    }
+}
+
+impl States for Groups {
+    fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {
+        let group = self.0.get_mut(&key_group)?;
+        let disk: &dyn DiskState = match &group.disk {
+            Some(disk) => disk.as_ref(),
+            None => &NoDisk,
+        };
+        Some((&mut group.overlay, disk))
+    }
+}
