@@ -1,1 +1,45 @@
-//! Placeholder.
+//! Real processes, real Kafka, real PostgreSQL: a cluster to break, and an oracle that shares no code with the product.
+
+mod cluster;
+mod input;
+mod oracle;
+mod wait;
+
+pub use cluster::{Cluster, JobFile, TaskManager};
+pub use input::{Input, Reading};
+pub use oracle::{Record, Row, Rows, compare, expected, records, stored};
+pub use wait::{until, until_ok};
+
+use anyhow::Result;
+use pulso_servers::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Two clusters at once would only measure the machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// The outside world of one test: its servers and a folder that is deleted at its end.
+pub struct World {
+    pub kafka: Kafka,
+    pub postgres: Postgres,
+    pub folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl World {
+    pub async fn start() -> Result<Self> {
+        let alone = ONE_AT_A_TIME.lock().await;
+        let folder = pulso_servers::temporary_folder()?;
+        let kafka = KafkaOptions { partitions: 4, ..KafkaOptions::new(folder.path().join("kafka")) };
+        let postgres = PostgresOptions::new(folder.path().join("postgres"), "health");
+        let (kafka, postgres) = tokio::try_join!(Kafka::start(kafka), Postgres::start(postgres))?;
+        Ok(Self { kafka, postgres, folder, _alone: alone })
+    }
+
+    /// A connection to the sink's database.
+    pub async fn database(&self) -> Result<tokio_postgres::Client> {
+        let (client, connection) = tokio_postgres::connect(self.postgres.url(), tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}

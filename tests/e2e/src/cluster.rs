@@ -1,0 +1,242 @@
+//! The processes of a Pulso cluster, as a person would start them.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::World;
+use crate::wait::until;
+
+/// One JobManager and its TaskManagers.
+pub struct Cluster {
+    folder: PathBuf,
+    rpc: u16,
+    http: u16,
+    brokers: String,
+    database_url: String,
+    jobmanager: Option<Child>,
+    started: usize,
+    jobmanager_flags: Vec<String>,
+}
+
+/// A TaskManager process.
+pub struct TaskManager {
+    process: Child,
+    pub name: String,
+}
+
+/// Where a job's file lies.
+pub struct JobFile(pub PathBuf);
+
+impl Cluster {
+    /// A JobManager that answers, without TaskManagers.
+    pub async fn start(world: &World, flags: &[&str]) -> Result<Self> {
+        let mut cluster = Self {
+            folder: world.folder.path().join("cluster"),
+            rpc: free_port()?,
+            http: free_port()?,
+            brokers: world.kafka.brokers().to_owned(),
+            database_url: world.postgres.url().to_owned(),
+            jobmanager: None,
+            started: 0,
+            jobmanager_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        };
+        std::fs::create_dir_all(&cluster.folder)?;
+        cluster.start_jobmanager()?;
+        until("the JobManager to answer", Duration::from_secs(20), async || Ok(cluster.json(&["nodes"]).is_ok()))
+            .await?;
+        Ok(cluster)
+    }
+
+    /// The sink's database, where it is not reached directly but through a proxy of the test.
+    pub fn reach_database_at(&mut self, url: String) {
+        self.database_url = url;
+    }
+
+    pub fn storage(&self) -> PathBuf {
+        self.folder.join("storage")
+    }
+
+    pub fn start_jobmanager(&mut self) -> Result<()> {
+        let mut command = self.command("jobmanager");
+        command
+            .args(["--rpc", &format!("127.0.0.1:{}", self.rpc), "--http", &format!("127.0.0.1:{}", self.http)])
+            .args(["--storage", &format!("file://{}", self.storage().display())])
+            .args(&self.jobmanager_flags);
+        self.jobmanager = Some(self.spawn(command, "jobmanager")?);
+        Ok(())
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill_jobmanager(&mut self) -> Result<()> {
+        let mut process = self.jobmanager.take().context("no JobManager runs")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Starts a TaskManager; it registers by itself.
+    pub fn start_task_manager(&mut self) -> Result<TaskManager> {
+        let name = format!("tm{}", self.started);
+        let mut command = self.command("taskmanager");
+        command
+            .args(["--jobmanager", &format!("127.0.0.1:{}", self.rpc), "--name", &name])
+            .arg("--data-dir")
+            .arg(self.folder.join(&name));
+        Ok(TaskManager { process: self.spawn(command, &name)?, name })
+    }
+
+    /// Starts TaskManagers and waits until the JobManager knows them.
+    pub async fn start_task_managers(&mut self, count: usize) -> Result<Vec<TaskManager>> {
+        let before = self.nodes()?.len();
+        let task_managers = (0..count).map(|_| self.start_task_manager()).collect::<Result<Vec<_>>>()?;
+        until("the TaskManagers to register", Duration::from_secs(20), async || {
+            Ok(self.nodes()?.len() >= before + count)
+        })
+        .await?;
+        Ok(task_managers)
+    }
+
+    /// Names of the TaskManagers that are registered.
+    pub fn nodes(&self) -> Result<Vec<String>> {
+        let nodes = self.json(&["nodes"])?;
+        let list = nodes.as_array().or_else(|| nodes["task_managers"].as_array()).context("a list of TaskManagers")?;
+        list.iter().map(|n| Ok(n["name"].as_str().context("a name")?.to_owned())).collect()
+    }
+
+    /// The health job without its aggregate, on this topic; `change` edits its text.
+    pub fn health_job(&self, topic: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
+        let text = std::fs::read_to_string(repository().join("jobs/health-records.toml"))?;
+        ensure!(text.contains("\"health-data\""), "the job reads another topic than this test expects");
+        let path = self.folder.join(format!("{topic}.toml"));
+        std::fs::write(&path, change(text.replace("\"health-data\"", &format!("\"{topic}\""))))?;
+        Ok(JobFile(path))
+    }
+
+    pub fn submit(&self, job: &JobFile) -> Result<()> {
+        let path = job.0.to_str().context("the path is text")?;
+        self.healthctl(&["submit", path]).map(drop)
+    }
+
+    /// What `healthctl ARGUMENTS -o json` prints.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let printed = self.healthctl(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&printed).with_context(|| format!("healthctl {arguments:?} prints JSON"))
+    }
+
+    /// What `healthctl` prints; an error where it does not exit with 0.
+    pub fn healthctl(&self, arguments: &[&str]) -> Result<String> {
+        let done = self.command("healthctl").args(arguments).output()?;
+        if !done.status.success() {
+            bail!("healthctl {arguments:?} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr));
+        }
+        Ok(String::from_utf8(done.stdout)?)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(binary(program));
+        command
+            .env("PULSO_JOBMANAGER", format!("127.0.0.1:{}", self.rpc))
+            .env("KAFKA_BROKERS", &self.brokers)
+            .env("DATABASE_URL", &self.database_url)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(&mut self, mut command: Command, name: &str) -> Result<Child> {
+        let log = File::create(self.folder.join(format!("{}-{name}.log", self.started)))?;
+        self.started += 1;
+        command
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {name}: has the workspace been built?"))
+    }
+
+    /// Copies the processes' logs to standard error, for a test that fails.
+    pub fn print_logs(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log")) {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}", path.display());
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+        if let Some(mut process) = self.jobmanager.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+}
+
+impl TaskManager {
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// SIGSTOP
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// SIGTERM; returns when it has drained, and says whether it ended well.
+    pub fn terminate(mut self) -> Result<bool> {
+        self.signal(Signal::SIGTERM)?;
+        Ok(self.process.wait()?.success())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.process.id())?), signal)?;
+        Ok(())
+    }
+}
+
+impl Drop for TaskManager {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// Programs lie beside the folder of the test's own binary.
+fn binary(name: &str) -> PathBuf {
+    let me = std::env::current_exe().unwrap_or_default();
+    me.ancestors().skip(2).map(|folder| folder.join(name)).next().unwrap_or_else(|| PathBuf::from(name))
+}
