@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Sources and targets: what reads splits, and what commits rows together with the ledger.
+
+pub mod kafka;
+pub mod postgres;

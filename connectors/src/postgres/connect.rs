@@ -1,0 +1,243 @@
+//! One connection of a writer: how it is made, what its session must hold, and the proof that it is a session at all.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pulso_core::ids::{Attempt, ConnectionId, JobId};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, SimpleQueryMessage, Statement};
+
+use super::error::Failure;
+use super::tls::{self, Verify};
+
+/// Sessions hold these whatever the server's or the role's defaults are.
+///
+/// `search_path` ends with the temporary schema, so that nothing there shadows a name; `public` is for triggers of the
+/// tables that we write. A stronger `synchronous_commit` than `on` stays. Without synchronised scans a staging table is
+/// read in the order in which it was written.
+const SESSION: &str = "
+SET search_path = pg_catalog, public, pg_temp;
+SET statement_timeout = '60s';
+SET lock_timeout = '5s';
+SET idle_in_transaction_session_timeout = '30s';
+SET tcp_user_timeout = '15s';
+SET tcp_keepalives_idle = 10;
+SET tcp_keepalives_interval = 3;
+SET tcp_keepalives_count = 3;
+SET standard_conforming_strings = on;
+SET client_min_messages = error;
+SET default_transaction_isolation = 'read committed';
+SET row_security = off;
+SET synchronize_seqscans = off;
+SET jit = off;
+SET TimeZone = 'UTC';
+SET DateStyle = 'ISO';
+SET extra_float_digits = 1;
+SET bytea_output = 'hex';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout';
+SELECT pg_backend_pid(), current_setting('server_version_num'), quote_ident(current_user);
+";
+
+/// `ON CONFLICT`, `attgenerated` and the TCP settings of a session need it.
+const OLDEST_SERVER: u32 = 120_000;
+
+/// Unique in the process: a reading of the ledger is valid only for the connection that made it.
+static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
+
+/// Where a target is and how it is reached.
+pub(crate) struct Address {
+    config: Config,
+    tls: tokio_postgres_rustls::MakeRustlsConnect,
+}
+
+impl Address {
+    /// Takes a URL or libpq's `key=value` form, `sslmode` up to `verify-full`, and `sslrootcert`.
+    pub(crate) fn parse(url: &SecretString) -> Result<Self, Failure> {
+        let (text, verify, root) = take_tls(url.expose_secret());
+        let mut config: Config =
+            text.parse().map_err(|_| Failure::fatal("the target's url is not a PostgreSQL connection string"))?;
+        if verify != Verify::Nothing {
+            config.ssl_mode(SslMode::Require);
+        }
+        if config.get_user().is_none() {
+            return Err(Failure::fatal("the target's url names no user: postgresql://USER@HOST/DATABASE"));
+        }
+        config
+            .connect_timeout(Duration::from_secs(5))
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3)
+            .tcp_user_timeout(Duration::from_secs(15));
+        let tls = tls::connector(verify, root.as_deref()).map_err(Failure::fatal)?;
+        Ok(Self { config, tls })
+    }
+}
+
+/// Takes `sslmode=verify-*` and `sslrootcert` out of the text: the client does not know them.
+fn take_tls(text: &str) -> (String, Verify, Option<String>) {
+    let (head, parameters, separator) = match text.split_once('?') {
+        Some((head, tail)) if text.contains("://") => (format!("{head}?"), tail, '&'),
+        None if text.contains("://") => return (text.to_owned(), Verify::Nothing, None),
+        _ => (String::new(), text, ' '),
+    };
+    let (mut verify, mut root, mut kept) = (Verify::Nothing, None, Vec::new());
+    for parameter in parameters.split(separator) {
+        match parameter.split_once('=') {
+            Some(("sslmode", "verify-full")) => verify = Verify::Host,
+            Some(("sslmode", "verify-ca")) => verify = Verify::Authority,
+            Some(("sslrootcert", file)) => root = Some(file.replace("%2F", "/")),
+            _ => kept.push(parameter),
+        }
+    }
+    (head + &kept.join(&separator.to_string()), verify, root)
+}
+
+/// The name that a session of this job and attempt goes by in `pg_stat_activity`.
+pub(crate) fn application_name(job: JobId, attempt: Attempt) -> String {
+    format!("pulso/{job}/{attempt}")
+}
+
+/// Dropping it closes the socket at once: whatever is under way has an unknown outcome.
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) client: Client,
+    /// As an identifier, quoted where it must be.
+    pub(crate) user: String,
+    pid: String,
+    driver: JoinHandle<String>,
+    copies: BTreeMap<String, Statement>,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: &Address, application: &str) -> Result<Self, Failure> {
+        let mut config = address.config.clone();
+        config.application_name(application);
+        let (client, connection) =
+            config.connect(address.tls.clone()).await.map_err(|e| Failure::at_connect(&e).during("connecting"))?;
+        let driver = tokio::spawn(async move {
+            match connection.await {
+                Ok(()) => "closed".to_owned(),
+                Err(error) => Failure::from(error).text,
+            }
+        });
+        let id = ConnectionId(NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed));
+        let mut opened = Self { id, client, user: String::new(), pid: String::new(), driver, copies: BTreeMap::new() };
+        let facts = opened.simple_rows(SESSION).await?;
+        let [pid, version, user] = facts
+            .last()
+            .and_then(|row| <&[String; 3]>::try_from(row.as_slice()).ok())
+            .ok_or_else(|| Failure::lost("the server did not say who it is"))?;
+        if version.parse::<u32>().unwrap_or(0) < OLDEST_SERVER {
+            return Err(Failure::fatal(format!("PostgreSQL 12 or newer is needed, this is {version}")));
+        }
+        (opened.pid, opened.user) = (pid.clone(), user.clone());
+        Ok(opened)
+    }
+
+    /// Refuses transaction poolers: there a backend, and with it what the ledger names, changes hands between statements.
+    ///
+    /// A pooler gives the server connection that is free to whoever asks next. So a second client gets ours, or we get
+    /// another one, or our settings are gone.
+    pub(crate) async fn prove_session(&self, address: &Address, application: &str) -> Result<(), Failure> {
+        const ASK: &str =
+            "SELECT pg_backend_pid(), current_setting('search_path'), current_setting('application_name')";
+        // A server that is full refuses the second client; that is no reason to refuse the first.
+        let second = match Self::open(address, application).await {
+            Ok(second) => second.pid.clone(),
+            Err(_) => String::new(),
+        };
+        let rows = self.simple_rows(ASK).await?;
+        let steady = rows.last().is_some_and(|row| {
+            row.first() == Some(&self.pid)
+                && row.get(1).is_some_and(|path| path == "pg_catalog, public, pg_temp")
+                && row.get(2).is_some_and(|name| name == application)
+        });
+        if steady && second != self.pid {
+            return Ok(());
+        }
+        Err(Failure::fatal(
+            "the target is behind a pooler that shares sessions between statements (PgBouncer pool_mode transaction or \
+             statement); give the job's url the server itself, or a pool with pool_mode = session",
+        ))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Resolves when the connection has ended, with the reason.
+    pub(crate) async fn ended(&mut self) -> String {
+        (&mut self.driver).await.unwrap_or_else(|e| e.to_string())
+    }
+
+    /// A statement that is planned once per connection.
+    pub(crate) async fn copy_statement(&mut self, sql: &str) -> Result<Statement, Failure> {
+        if let Some(statement) = self.copies.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.copies.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    pub(crate) async fn run(&self, sql: &str) -> Result<(), Failure> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Values of all rows of all statements as text, null as an empty one.
+    pub(crate) async fn simple_rows(&self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
+        let mut rows = Vec::new();
+        for message in self.client.simple_query(sql).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// How many rows the last of these statements touched.
+    pub(crate) async fn simple_count(&self, sql: &str) -> Result<u64, Failure> {
+        let mut last = 0;
+        for message in self.client.simple_query(sql).await? {
+            if let SimpleQueryMessage::CommandComplete(count) = message {
+                last = count;
+            }
+        }
+        Ok(last)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_parameters_are_taken_out() {
+        let (text, verify, root) = take_tls("postgresql://a@h/d?sslmode=verify-full&x=1&sslrootcert=%2Fetc%2Fca.pem");
+        assert_eq!(
+            (text.as_str(), verify, root.as_deref()),
+            ("postgresql://a@h/d?x=1", Verify::Host, Some("/etc/ca.pem"))
+        );
+        let (text, verify, root) = take_tls("host=h user=a sslmode=verify-ca");
+        assert_eq!((text.as_str(), verify, root), ("host=h user=a", Verify::Authority, None));
+        let (text, verify, _) = take_tls("postgresql://a@h/d?sslmode=require");
+        assert_eq!((text.as_str(), verify), ("postgresql://a@h/d?sslmode=require", Verify::Nothing));
+    }
+
+    #[test]
+    fn a_bad_url_is_not_repeated_in_the_error() {
+        let error = Address::parse(&"postgresql://u:secret@h:notaport/d".to_owned().into()).err().unwrap();
+        assert!(!error.text.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! What a failure of a statement means: SQLSTATE to what the writer does about it.
+//!
+//! Texts made here carry the primary message of schema and resource errors only: DETAIL, and every message of an error
+//! that is about a row, may hold values of a record.
+
+use std::fmt;
+
+use thiserror::Error;
+use tokio_postgres::error::{DbError, Severity};
+
+/// Why a target cannot be written or read, by what the caller does about it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// There is no connection any more; what was under way on it has an unknown outcome.
+    #[error("connection lost: {reason}")]
+    ConnectionLost { reason: String },
+    /// Refused for now: a lock, too many connections, a server that starts. Worth another try.
+    #[error("{reason}")]
+    Retry { reason: String },
+    /// Only a person can mend it; the text says how.
+    #[error("{reason}")]
+    Fatal { reason: String },
+}
+
+/// The four things that a failed statement can mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    ConnectionLost,
+    Retry,
+    Fatal,
+    /// A row is not what the table or one of its triggers accepts.
+    Refused,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    /// Five characters; empty where the server did not speak.
+    pub(crate) code: String,
+    pub(crate) column: Option<String>,
+    pub(crate) text: String,
+}
+
+pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub(crate) const UNIQUE_VIOLATION: &str = "23505";
+pub(crate) const READ_ONLY: &str = "25006";
+pub(crate) const UNDEFINED_TABLE: &str = "42P01";
+
+impl Failure {
+    pub(crate) fn fatal(text: impl Into<String>) -> Self {
+        Self { kind: Kind::Fatal, code: String::new(), column: None, text: text.into() }
+    }
+
+    pub(crate) fn retry(text: impl Into<String>) -> Self {
+        Self { kind: Kind::Retry, ..Self::fatal(text) }
+    }
+
+    pub(crate) fn lost(text: impl Into<String>) -> Self {
+        Self { kind: Kind::ConnectionLost, ..Self::fatal(text) }
+    }
+
+    /// The same failure, with what was being done.
+    pub(crate) fn during(mut self, what: &str) -> Self {
+        self.text = format!("{what}: {}", self.text);
+        self
+    }
+
+    /// A failure while the connection was being made: there, FATAL is how the server says every no.
+    pub(crate) fn at_connect(error: &tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            None => Self::from_client(error),
+            Some(db) => Self::of(db, kind(db.code().code())),
+        }
+    }
+
+    fn of(db: &DbError, kind: Kind) -> Self {
+        let code = db.code().code();
+        let text = match kind {
+            Kind::Refused => refused_text(db),
+            Kind::ConnectionLost | Kind::Retry | Kind::Fatal => format!("{} (SQLSTATE {code})", db.message()),
+        };
+        Self { kind, code: code.to_owned(), column: db.column().map(str::to_owned), text }
+    }
+
+    fn from_client(error: &tokio_postgres::Error) -> Self {
+        use std::error::Error as _;
+        // The client's own errors name no cause in their first line; neither holds values.
+        let text = match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        // Whatever is not the server's word leaves the state of the connection open.
+        Self::lost(text)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            None => Self::from_client(&error),
+            Some(db) => {
+                // After these the server ends the session, whatever the code.
+                let ended = matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+                Self::of(db, if ended { Kind::ConnectionLost } else { kind(db.code().code()) })
+            }
+        }
+    }
+}
+
+impl From<Failure> for TargetError {
+    fn from(failure: Failure) -> Self {
+        let reason = failure.text;
+        match failure.kind {
+            Kind::ConnectionLost => Self::ConnectionLost { reason },
+            Kind::Retry => Self::Retry { reason },
+            // A refused row where no rows are written: one of our own tables is not as it should be.
+            Kind::Fatal | Kind::Refused => Self::Fatal { reason },
+        }
+    }
+}
+
+/// What an SQLSTATE means (PostgreSQL documentation, appendix A).
+pub(crate) fn kind(code: &str) -> Kind {
+    let class = code.get(..2).unwrap_or_default();
+    match (class, code) {
+        // 54000 is an index entry too large: a row's fault. 21000: two keys that the table takes for one.
+        (_, "P0001" | "54000" | "21000" | "44000") | ("22" | "23", _) => Kind::Refused,
+        // What other sessions and the server's load do, or a person who cancels a statement.
+        ("40" | "53" | "55", _) | (_, READ_ONLY | "57014" | "57P03" | "58030") => Kind::Retry,
+        // 26000: a prepared statement is gone, so this is not the session that it was.
+        ("08" | "57", _) | (_, "25P02" | "25P03" | "26000") => Kind::ConnectionLost,
+        _ => Kind::Fatal,
+    }
+}
+
+/// Names the constraint and the column, never the message: triggers and casts put values into it.
+fn refused_text(db: &DbError) -> String {
+    let mut text = format!("{} (SQLSTATE {})", condition(db.code().code()), db.code().code());
+    if let Some(constraint) = db.constraint() {
+        text.push_str(&format!(", constraint \"{constraint}\""));
+    }
+    if let Some(column) = db.column() {
+        text.push_str(&format!(", column \"{column}\""));
+    }
+    text
+}
+
+fn condition(code: &str) -> &'static str {
+    match code {
+        "22001" => "text too long for its column",
+        "22003" => "number out of range",
+        "22007" | "22008" => "time out of range",
+        "22021" | "22P05" => "character that the database cannot store",
+        "22P02" | "22P03" => "value that its column's type does not accept",
+        "23502" => "null in a column that must not be null",
+        "23503" => "foreign key violated",
+        "23505" => "unique constraint violated",
+        "23514" => "check constraint violated",
+        "23P01" => "exclusion constraint violated",
+        "44000" => "check option of a view violated",
+        "54000" => "value too large for an index",
+        "P0001" => "refused by a trigger",
+        _ if code.starts_with("22") => "value not accepted",
+        _ => "constraint violated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_has_its_meaning() {
+        let table = [
+            ("08006", Kind::ConnectionLost),
+            ("21000", Kind::Refused),
+            ("22001", Kind::Refused),
+            ("22021", Kind::Refused),
+            ("23502", Kind::Refused),
+            ("23505", Kind::Refused),
+            ("25006", Kind::Retry),
+            ("25P03", Kind::ConnectionLost),
+            ("26000", Kind::ConnectionLost),
+            ("28P01", Kind::Fatal),
+            ("3D000", Kind::Fatal),
+            ("3F000", Kind::Fatal),
+            ("40001", Kind::Retry),
+            ("40P01", Kind::Retry),
+            ("42501", Kind::Fatal),
+            ("42703", Kind::Fatal),
+            ("42P01", Kind::Fatal),
+            ("44000", Kind::Refused),
+            ("53100", Kind::Retry),
+            ("53300", Kind::Retry),
+            ("54000", Kind::Refused),
+            ("55P03", Kind::Retry),
+            ("57014", Kind::Retry),
+            ("57P01", Kind::ConnectionLost),
+            ("57P03", Kind::Retry),
+            ("58030", Kind::Retry),
+            ("P0001", Kind::Refused),
+            ("XX001", Kind::Fatal),
+        ];
+        for (code, expected) in table {
+            assert_eq!(kind(code), expected, "{code}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a transaction does to one keyed table: the rows of all its epochs, one fate per key, in key order.
+
+use std::cmp::Ordering;
+
+use arrow::array::{ArrayRef, DynComparator, make_comparator};
+use arrow::compute::SortOptions;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, Rows, SortField};
+use pulso_dataflow::batch::{Change, SinkRows};
+
+use super::tables::{Keyed, Table};
+
+/// Row `row` of part `part`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowRef {
+    pub(crate) part: u32,
+    pub(crate) row: u32,
+}
+
+/// Each list in key order, so that writers that meet in a table do not deadlock; no key in two of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fates {
+    /// As far as the state knows, the key is not in the table.
+    pub(crate) new: Vec<RowRef>,
+    /// The key may be in the table.
+    pub(crate) merge: Vec<RowRef>,
+    pub(crate) delete: Vec<RowRef>,
+    /// `merge` holds several rows of one key that are equally new: see [`Table::merge`].
+    pub(crate) tied: bool,
+}
+
+/// All rows in the order given, of a sink without a key.
+pub(crate) fn in_order(parts: &[&SinkRows]) -> Vec<RowRef> {
+    let mut rows = Vec::with_capacity(parts.iter().map(|part| part.batch.num_rows()).sum());
+    for (part, rows_of) in (0u32..).zip(parts) {
+        rows.extend((0..rows_of.batch.num_rows() as u32).map(|row| RowRef { part, row }));
+    }
+    rows
+}
+
+/// `staged`: nothing counts as new.
+pub(crate) fn reduce(table: &Table, keyed: &Keyed, parts: &[&SinkRows], staged: bool) -> Result<Fates, ArrowError> {
+    let keys = Keys::new(table, parts)?;
+    let newest = match keyed {
+        Keyed::NewestBy(column) => Some(Newest::new(parts, *column)?),
+        Keyed::Upsert | Keyed::KeepFirst => None,
+    };
+    let mut order: Vec<Sorted> = in_order(parts).into_iter().map(|at| keys.sorted(at)).collect();
+    // Equal keys stay in the order in which they came.
+    order.sort_by(|a, b| keys.compare(a, b));
+
+    let mut fates = Fates::default();
+    let mut rest = order.as_slice();
+    while let Some(first) = rest.first() {
+        let has_null = keys.has_null(first.at);
+        let count = if has_null { 1 } else { rest.iter().take_while(|row| keys.compare(first, row).is_eq()).count() };
+        let (group, behind) = rest.split_at(count);
+        rest = behind;
+        let change = |row: &Sorted| change(parts, row.at);
+        match (&newest, keyed) {
+            // Null equals nothing: no row of the table is meant, and the table says whether it takes this one.
+            _ if has_null => fates.new.extend((change(first) != Change::Delete).then_some(first.at)),
+            (Some(newest), _) => newest.choose(group.iter().filter(|row| change(row) != Change::Delete), &mut fates),
+            (None, Keyed::KeepFirst) => {
+                // The first one stays, whatever follows.
+                let Some(kept) = group.iter().find(|row| change(row) != Change::Delete) else { continue };
+                let is_new = !staged && change(kept) == Change::Insert;
+                if is_new { fates.new.push(kept.at) } else { fates.merge.push(kept.at) }
+            }
+            (None, _) => {
+                let last = &group[count - 1];
+                if change(last) == Change::Delete {
+                    fates.delete.push(last.at);
+                } else if !staged && change(first) == Change::Insert {
+                    fates.new.push(last.at);
+                } else {
+                    fates.merge.push(last.at);
+                }
+            }
+        }
+    }
+    Ok(fates)
+}
+
+fn change(parts: &[&SinkRows], at: RowRef) -> Change {
+    let change = parts.get(at.part as usize).and_then(|part| part.changes.get(at.row as usize));
+    *change.expect("a sink's rows carry one change each")
+}
+
+struct Sorted {
+    /// First bytes of the key: most comparisons end here.
+    prefix: u64,
+    at: RowRef,
+}
+
+/// The keys of all rows in a form that compares by bytes.
+struct Keys<'a> {
+    rows: Vec<Rows>,
+    columns: Vec<Vec<&'a ArrayRef>>,
+    /// Leading bytes that all keys have in common.
+    common: usize,
+}
+
+impl<'a> Keys<'a> {
+    fn new(table: &Table, parts: &[&'a SinkRows]) -> Result<Self, ArrowError> {
+        let columns: Vec<Vec<&ArrayRef>> =
+            parts.iter().map(|part| table.key.iter().filter_map(|&i| part.batch.columns().get(i)).collect()).collect();
+        let types: Vec<DataType> =
+            columns.first().into_iter().flatten().map(|column| column.data_type().clone()).collect();
+        let converter = RowConverter::new(types.into_iter().map(SortField::new).collect())?;
+        let convert = |columns: &Vec<&ArrayRef>| {
+            converter.convert_columns(&columns.iter().map(|column| ArrayRef::clone(column)).collect::<Vec<_>>())
+        };
+        let rows: Vec<Rows> = columns.iter().map(convert).collect::<Result<_, _>>()?;
+        let common = common_prefix(&rows);
+        Ok(Self { rows, columns, common })
+    }
+
+    fn bytes(&self, at: RowRef) -> &[u8] {
+        self.rows[at.part as usize].row(at.row as usize).data()
+    }
+
+    fn sorted(&self, at: RowRef) -> Sorted {
+        let mut first = [0; 8];
+        let bytes = self.bytes(at).get(self.common..).unwrap_or_default();
+        let length = bytes.len().min(8);
+        first[..length].copy_from_slice(&bytes[..length]);
+        Sorted { prefix: u64::from_be_bytes(first), at }
+    }
+
+    fn compare(&self, a: &Sorted, b: &Sorted) -> Ordering {
+        a.prefix.cmp(&b.prefix).then_with(|| self.bytes(a.at).cmp(self.bytes(b.at)))
+    }
+
+    fn has_null(&self, at: RowRef) -> bool {
+        self.columns[at.part as usize].iter().any(|column| column.is_null(at.row as usize))
+    }
+}
+
+fn common_prefix(rows: &[Rows]) -> usize {
+    let mut all = rows.iter().flat_map(Rows::iter);
+    let Some(first) = all.next() else { return 0 };
+    all.fold(first.data().len(), |common, row| {
+        first.data().iter().zip(row.data()).take(common).take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// Compares rows by the newest-by column; null is the oldest.
+struct Newest<'a> {
+    parts: &'a [&'a SinkRows],
+    /// `comparators[a][b]` compares rows of part `a` with rows of part `b`.
+    comparators: Vec<Vec<DynComparator>>,
+}
+
+impl<'a> Newest<'a> {
+    fn new(parts: &'a [&'a SinkRows], column: usize) -> Result<Self, ArrowError> {
+        let options = SortOptions { descending: false, nulls_first: true };
+        let column = |part: &&SinkRows| {
+            let missing = || ArrowError::SchemaError("the newest-by column is missing".to_owned());
+            part.batch.columns().get(column).cloned().ok_or_else(missing)
+        };
+        let columns: Vec<ArrayRef> = parts.iter().map(column).collect::<Result<_, _>>()?;
+        let against = |a: &ArrayRef| columns.iter().map(|b| make_comparator(a, b, options)).collect();
+        let comparators = columns.iter().map(against).collect::<Result<_, _>>()?;
+        Ok(Self { parts, comparators })
+    }
+
+    fn compare(&self, a: RowRef, b: RowRef) -> Ordering {
+        self.comparators[a.part as usize][b.part as usize](a.row as usize, b.row as usize)
+    }
+
+    /// The newest rows of one key: several only where they are equally new and not the same.
+    fn choose<'r>(&self, group: impl Iterator<Item = &'r Sorted>, fates: &mut Fates) {
+        let mut best: Vec<RowRef> = Vec::new();
+        for row in group {
+            match best.first().map_or(Ordering::Greater, |first| self.compare(row.at, *first)) {
+                Ordering::Less => {}
+                Ordering::Greater => best = vec![row.at],
+                Ordering::Equal => {
+                    if !best.iter().any(|other| self.same(*other, row.at)) {
+                        best.push(row.at);
+                    }
+                }
+            }
+        }
+        fates.tied |= best.len() > 1;
+        fates.merge.extend(best);
+    }
+
+    fn same(&self, a: RowRef, b: RowRef) -> bool {
+        let of = |at: RowRef| self.parts[at.part as usize].batch.slice(at.row as usize, 1);
+        of(a) == of(b)
+    }
+}

@@ -1,0 +1,347 @@
+//! Sink tables as they are in the database: checked against the job, with the statements that write them.
+
+use arrow::datatypes::DataType;
+use pulso_job::spec::{JobSpec, SinkColumn, SinkSpec, WriteMode};
+use tokio_postgres::types::{ToSql, Type};
+
+use super::connect::Connection;
+use super::create::{create_table, is_marked};
+use super::encode::{self, Wire};
+use super::error::Failure;
+use super::quote;
+
+/// How rows of a keyed sink meet rows of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Keyed {
+    Upsert,
+    KeepFirst,
+    /// Index of the column that tells which of two rows is newer, among the sink's columns.
+    NewestBy(usize),
+}
+
+/// One sink's table: how its columns go over the wire, and every statement that writes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    /// Index into `JobSpec::sinks`.
+    pub(crate) sink: usize,
+    /// Quoted, with its schema.
+    pub(crate) name: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) wires: Vec<Wire>,
+    /// Indexes of the key's columns; empty: rows are only appended.
+    pub(crate) key: Vec<usize>,
+    pub(crate) keyed: Option<Keyed>,
+    /// Rows are marked in column `pulso_change`.
+    pub(crate) marked: bool,
+}
+
+/// A column of the catalog.
+struct Found {
+    name: String,
+    /// As `format_type` prints it.
+    shown: String,
+    /// Of a domain the type below.
+    base: String,
+    is_enum: bool,
+    typmod: i32,
+    must_be_given: bool,
+    writable: bool,
+}
+
+const RELATION: &str = "SELECT c.relkind::text, row_security_active(c.oid),
+    has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'INSERT'),
+    has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE')
+    FROM pg_class AS c WHERE c.oid = to_regclass($1)";
+
+const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), b.typname::text, b.typtype = 'e',
+    CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END,
+    a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attgenerated = '' AND a.attidentity <> 'a'
+    FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+    JOIN pg_type AS b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// Column lists of indexes that `ON CONFLICT (columns)` may use.
+const UNIQUE: &str = "SELECT array_agg(a.attname::text) FROM pg_index AS i
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+    WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+    AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY i.indexrelid";
+
+/// All sinks' tables, or everything that is wrong with them at once.
+pub(crate) async fn check(
+    connection: &Connection,
+    spec: &JobSpec,
+    sinks: &[(usize, &SinkSpec)],
+) -> Result<Vec<Table>, Failure> {
+    let mut tables = Vec::new();
+    let mut wrong: Vec<String> = Vec::new();
+    for &(index, sink) in sinks {
+        match check_one(connection, spec, index, sink).await? {
+            Ok(table) => tables.push(table),
+            Err(found) => {
+                wrong.extend(found.into_iter().map(|text| format!("table {}: {text}", quote::table(&sink.table))))
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(tables) } else { Err(Failure::fatal(wrong.join("; "))) }
+}
+
+async fn check_one(
+    connection: &Connection,
+    spec: &JobSpec,
+    index: usize,
+    sink: &SinkSpec,
+) -> Result<Result<Table, Vec<String>>, Failure> {
+    let name = quote::table(&sink.table);
+    let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    let Some(relation) = connection.client.query_typed(RELATION, &parameter).await?.into_iter().next() else {
+        return Ok(Err(vec![format!(
+            "is missing, or in a schema that {} may not use; an administrator must run: {};",
+            connection.user,
+            create_table(spec, sink)
+        )]));
+    };
+    let mut wrong = Vec::new();
+    let kind: String = relation.try_get(0)?;
+    if !matches!(kind.as_str(), "r" | "p") {
+        return Ok(Err(vec![
+            "is not a table but a view, a foreign table or the like; name the table itself".to_owned(),
+        ]));
+    }
+    if relation.try_get(1)? {
+        wrong.push(format!(
+            "has row-level security for {0}, which COPY does not take; run: ALTER ROLE {0} BYPASSRLS;",
+            connection.user
+        ));
+    }
+    let granted = [relation.try_get(2)?, relation.try_get(3)?, relation.try_get(4)?, relation.try_get(5)?];
+    check_privileges(connection, &name, sink, granted, &mut wrong);
+
+    let mut found = Vec::new();
+    for row in connection.client.query_typed(COLUMNS, &parameter).await? {
+        found.push(Found {
+            name: row.try_get(0)?,
+            shown: row.try_get(1)?,
+            base: row.try_get(2)?,
+            is_enum: row.try_get(3)?,
+            typmod: row.try_get(4)?,
+            must_be_given: row.try_get(5)?,
+            writable: row.try_get(6)?,
+        });
+    }
+    let marked = is_marked(spec, sink);
+    let wires = check_columns(spec, sink, &name, &found, marked, &mut wrong);
+    if !sink.write.key().is_empty() {
+        let mut indexes: Vec<Vec<String>> = Vec::new();
+        for row in connection.client.query_typed(UNIQUE, &parameter).await? {
+            indexes.push(row.try_get(0)?);
+        }
+        check_key(sink, &name, &indexes, &mut wrong);
+    }
+    if !wrong.is_empty() {
+        return Ok(Err(wrong));
+    }
+    let keyed = match &sink.write {
+        WriteMode::Upsert { newest_by: Some(column), .. } => Some(Keyed::NewestBy(*column)),
+        WriteMode::Upsert { newest_by: None, .. } => Some(Keyed::Upsert),
+        WriteMode::KeepFirst { .. } => Some(Keyed::KeepFirst),
+        WriteMode::Append => None,
+    };
+    let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
+    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked }))
+}
+
+fn check_privileges(connection: &Connection, name: &str, sink: &SinkSpec, granted: [bool; 4], wrong: &mut Vec<String>) {
+    let needed: &[&str] = match &sink.write {
+        WriteMode::Append => &["INSERT"],
+        WriteMode::KeepFirst { .. } => &["SELECT", "INSERT"],
+        WriteMode::Upsert { newest_by: Some(_), .. } => &["SELECT", "INSERT", "UPDATE"],
+        WriteMode::Upsert { newest_by: None, .. } => &["SELECT", "INSERT", "UPDATE", "DELETE"],
+    };
+    let has = ["SELECT", "INSERT", "UPDATE", "DELETE"].into_iter().zip(granted);
+    let missing: Vec<&str> = has.filter(|(name, has)| !has && needed.contains(name)).map(|(name, _)| name).collect();
+    if !missing.is_empty() {
+        let user = &connection.user;
+        wrong.push(format!("{user} may not write it; run: GRANT {} ON {name} TO {user};", missing.join(", ")));
+    }
+}
+
+fn check_columns(
+    spec: &JobSpec,
+    sink: &SinkSpec,
+    name: &str,
+    found: &[Found],
+    marked: bool,
+    wrong: &mut Vec<String>,
+) -> Vec<Wire> {
+    let mut wires = Vec::new();
+    for column in &sink.columns {
+        let quoted = quote::identifier(&column.name);
+        let wanted = spec.column_postgres_type(column);
+        match found.iter().find(|f| f.name == column.name) {
+            None => {
+                wrong.push(format!("has no column {quoted}; run: ALTER TABLE {name} ADD COLUMN {quoted} {wanted};"))
+            }
+            Some(f) if !f.writable => {
+                wrong.push(format!("column {quoted} is generated by the database and cannot be written"))
+            }
+            Some(f) => match holds(column, f) {
+                Some(wire) => wires.push(wire),
+                None => wrong.push(format!(
+                    "column {quoted} is {}, which does not hold every {wanted}; run: \
+                     ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {wanted};",
+                    f.shown
+                )),
+            },
+        }
+    }
+    let given = |f: &Found| sink.columns.iter().any(|column| column.name == f.name);
+    for f in found.iter().filter(|f| f.must_be_given && !given(f)) {
+        wrong.push(format!(
+            "column {} must not be null, has no default, and the sink does not write it",
+            quote::identifier(&f.name)
+        ));
+    }
+    if marked && !found.iter().any(|f| f.name == "pulso_change" && f.base == "text") {
+        wrong.push(format!(
+            "the job corrects or deletes, and an append-only table tells by a column: run: \
+             ALTER TABLE {name} ADD COLUMN pulso_change text;"
+        ));
+    }
+    wires
+}
+
+/// The wire form, if the column holds every value of the job's.
+fn holds(column: &SinkColumn, found: &Found) -> Option<Wire> {
+    let wire = encode::wire(&column.data_type, &found.base, found.is_enum)?;
+    if wire == Wire::Numeric && found.typmod >= 4 {
+        // numeric(precision, scale) rounds silently what is finer than its scale.
+        let scale = (found.typmod - 4) & 0x7FF;
+        let scale = if scale > 1000 { scale - 2048 } else { scale };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "integers have no digits behind the point")]
+        let wanted = match column.data_type {
+            DataType::Decimal128(_, scale) => i32::from(scale),
+            _ => 0,
+        };
+        if scale < wanted {
+            return None;
+        }
+    }
+    Some(wire)
+}
+
+fn check_key(sink: &SinkSpec, name: &str, indexes: &[Vec<String>], wrong: &mut Vec<String>) {
+    let names = sink.write.key().iter().filter_map(|&i| sink.columns.get(i)).map(|column| column.name.as_str());
+    let mut key: Vec<&str> = names.collect();
+    let list = quote::list(key.iter().copied());
+    key.sort_unstable();
+    let covers = |index: &Vec<String>| {
+        let mut columns: Vec<&str> = index.iter().map(String::as_str).collect();
+        columns.sort_unstable();
+        columns == key
+    };
+    if !indexes.iter().any(covers) {
+        wrong.push(format!("has no unique index on exactly ({list}); run: ALTER TABLE {name} ADD UNIQUE ({list});"));
+    }
+}
+
+impl Table {
+    /// Where corrections wait: a table of the session.
+    fn staging(&self) -> String {
+        format!("pg_temp.pulso_rows_{}", self.sink)
+    }
+
+    fn deleting(&self) -> String {
+        format!("pg_temp.pulso_keys_{}", self.sink)
+    }
+
+    fn column_list(&self) -> String {
+        quote::list(self.columns.iter().map(String::as_str))
+    }
+
+    fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.key.iter().filter_map(|&i| self.columns.get(i)).map(String::as_str)
+    }
+
+    /// Rows straight into the table.
+    pub(crate) fn copy(&self) -> String {
+        let mark = if self.marked { ", pulso_change" } else { "" };
+        format!("COPY {} ({}{mark}) FROM STDIN (FORMAT binary)", self.name, self.column_list())
+    }
+
+    /// Makes the staging table where it is not there, and empties what a part of this transaction left in it.
+    pub(crate) fn stage(&self) -> String {
+        prepare(&self.staging(), &self.column_list(), &self.name)
+    }
+
+    pub(crate) fn copy_staged(&self) -> String {
+        format!("COPY {} FROM STDIN (FORMAT binary)", self.staging())
+    }
+
+    pub(crate) fn stage_keys(&self) -> String {
+        prepare(&self.deleting(), &quote::list(self.key_names()), &self.name)
+    }
+
+    pub(crate) fn copy_keys(&self) -> String {
+        format!("COPY {} FROM STDIN (FORMAT binary)", self.deleting())
+    }
+
+    pub(crate) fn delete(&self) -> String {
+        let same: Vec<String> =
+            self.key_names().map(quote::identifier).map(|column| format!("t.{column} = k.{column}")).collect();
+        format!("DELETE FROM {} AS t USING {} AS k WHERE {}", self.name, self.deleting(), same.join(" AND "))
+    }
+
+    /// Staged rows into the table. `tied`: some share key and newest-by column, so the database picks the one that its
+    /// own rule for ties prefers.
+    pub(crate) fn merge(&self, keyed: &Keyed, tied: bool) -> String {
+        let (columns, key) = (self.column_list(), quote::list(self.key_names()));
+        let select = if tied {
+            let all = self.image("s");
+            format!("SELECT DISTINCT ON ({key}) {columns} FROM {} AS s ORDER BY {key}, {all} DESC", self.staging())
+        } else {
+            format!("SELECT {columns} FROM {}", self.staging())
+        };
+        let others: Vec<String> = (0..self.columns.len())
+            .filter(|i| !self.key.contains(i))
+            .filter_map(|i| self.columns.get(i))
+            .map(|column| quote::identifier(column))
+            .map(|column| format!("{column} = EXCLUDED.{column}"))
+            .collect();
+        let action = match keyed {
+            Keyed::KeepFirst => "NOTHING".to_owned(),
+            Keyed::Upsert | Keyed::NewestBy(_) if others.is_empty() => "NOTHING".to_owned(),
+            Keyed::Upsert => format!("UPDATE SET {}", others.join(", ")),
+            Keyed::NewestBy(newest) => {
+                format!("UPDATE SET {} WHERE {}", others.join(", "), self.is_newer(*newest))
+            }
+        };
+        format!("INSERT INTO {} AS t ({columns}) {select} ON CONFLICT ({key}) DO {action}", self.name)
+    }
+
+    /// Null is the oldest. Of two rows equally new the one wins whose columns, as text, come later: any rule does, as
+    /// long as it does not depend on which row came first.
+    fn is_newer(&self, newest: usize) -> String {
+        let column = self.columns.get(newest).map(|name| quote::identifier(name)).unwrap_or_default();
+        let collate = if self.wires.get(newest) == Some(&Wire::Text) { " COLLATE \"C\"" } else { "" };
+        format!(
+            "(EXCLUDED.{column}{collate} > t.{column}{collate} OR (t.{column} IS NULL AND EXCLUDED.{column} IS NOT NULL) \
+             OR (EXCLUDED.{column} IS NOT DISTINCT FROM t.{column} AND {} > {}))",
+            self.image("EXCLUDED"),
+            self.image("t")
+        )
+    }
+
+    fn image(&self, of: &str) -> String {
+        let columns: Vec<String> =
+            self.columns.iter().map(|name| format!("{of}.{}", quote::identifier(name))).collect();
+        format!("(ROW({})::text COLLATE \"C\")", columns.join(", "))
+    }
+}
+
+/// With the types of the table's own columns, but without its constraints.
+fn prepare(temporary: &str, columns: &str, table: &str) -> String {
+    format!(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS {temporary} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} \
+         WITH NO DATA; DELETE FROM {temporary}"
+    )
+}

@@ -1,0 +1,12 @@
+//! The writer against a real PostgreSQL, one server for all tests, a database for each.
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+mod pooler;
+mod proxy;
+mod refused;
+mod support;
+mod tables;
+mod takeover;
+mod types;
+mod unknown;
+mod writes;

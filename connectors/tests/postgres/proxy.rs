@@ -1,0 +1,109 @@
+//! A TCP proxy between a writer and the server that fails where a test says.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// What becomes of the bytes that the client just sent.
+pub enum Action {
+    Forward,
+    /// Only half of them arrive, and nothing more in either direction until [`Proxy::wake`]: a paused process.
+    StallInHalf,
+    /// The connection breaks before they arrive.
+    CutBefore,
+    /// They arrive, the server answers, and then the connection breaks.
+    CutAfterAnswer,
+}
+
+type Rule = Box<dyn FnMut(&[u8]) -> Action + Send>;
+
+pub struct Proxy {
+    pub port: u16,
+    rule: Arc<Mutex<Rule>>,
+    stalled: Arc<Notify>,
+    wake: Arc<Notify>,
+}
+
+impl Proxy {
+    pub async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| Action::Forward)));
+        let (stalled, wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let shared = (Arc::clone(&rule), Arc::clone(&stalled), Arc::clone(&wake));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (rule, stalled, wake) = shared.clone();
+                tokio::spawn(async move {
+                    let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    carry(client, server, &rule, &stalled, &wake).await.ok();
+                });
+            }
+        });
+        Self { port, rule, stalled, wake }
+    }
+
+    pub fn rule(&self, rule: impl FnMut(&[u8]) -> Action + Send + 'static) {
+        *self.rule.lock().unwrap() = Box::new(rule);
+    }
+
+    /// Waits until a connection stalls.
+    pub async fn stalled(&self) {
+        self.stalled.notified().await;
+    }
+
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+async fn carry(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    rule: &Mutex<Rule>,
+    stalled: &Notify,
+    wake: &Notify,
+) -> std::io::Result<()> {
+    let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    loop {
+        tokio::select! {
+            n = client.read(&mut up) => {
+                let n = n?;
+                if n == 0 {
+                    return Ok(());
+                }
+                let bytes = &up[..n];
+                let action = rule.lock().unwrap()(bytes);
+                match action {
+                    Action::Forward => server.write_all(bytes).await?,
+                    Action::StallInHalf => {
+                        server.write_all(&bytes[..n / 2]).await?;
+                        stalled.notify_one();
+                        wake.notified().await;
+                        server.write_all(&bytes[n / 2..]).await?;
+                    }
+                    Action::CutBefore => return Ok(()),
+                    Action::CutAfterAnswer => {
+                        server.write_all(bytes).await?;
+                        let answered = server.read(&mut down).await?;
+                        assert!(answered > 0);
+                        return Ok(());
+                    }
+                }
+            }
+            n = server.read(&mut down) => {
+                let n = n?;
+                if n == 0 {
+                    return Ok(());
+                }
+                client.write_all(&down[..n]).await?;
+            }
+        }
+    }
+}
+
+pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
