@@ -1,0 +1,148 @@
+//! `JobService`: what healthctl asks for. Decode, one call, encode.
+
+use pulso_core::coordinator::{Answer, Call, Refusal};
+use pulso_core::ids::JobId;
+use pulso_core::record::JobDefinition;
+use pulso_job::Submission;
+use pulso_proto::convert::id_bytes;
+use pulso_proto::v1;
+use pulso_proto::v1::job_service_server::{JobService, JobServiceServer};
+use tonic::{Request, Response, Status};
+
+use crate::overview::Overview;
+use crate::shell::{Handle, NotLeading};
+use crate::submit::{self, Rejection};
+
+/// A job file and the certificates it names.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// A job's document with its history.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+pub(crate) struct Jobs {
+    handle: Handle,
+}
+
+pub(crate) fn service(handle: Handle) -> JobServiceServer<impl JobService> {
+    JobServiceServer::new(Jobs { handle })
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_RESPONSE_BYTES)
+}
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        use v1::submit_response::Outcome;
+        let v1::SubmitRequest { toml, environment, file_name } = request.into_inner();
+        let prepared = match submit::prepare(Submission { toml, environment }, &file_name).await {
+            Ok(prepared) => prepared,
+            Err(Rejection::Mistakes(mistakes)) => {
+                let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());
+                let outcome = Some(Outcome::Diagnostics(v1::Diagnostics { rendered, json }));
+                return Ok(Response::new(v1::SubmitResponse { outcome }));
+            }
+            Err(Rejection::Source(reason)) => return Err(Status::failed_precondition(reason)),
+            Err(Rejection::Internal(reason)) => return Err(Status::internal(reason)),
+        };
+        let name = prepared.definition.name.clone();
+        let call = Call::Submit { definition: prepared.definition, start: prepared.start };
+        let answer = self.handle.call(call).await.map_err(not_leading)?;
+        let Answer::Submitted { job, known } = answer else { return Err(unexpected(answer, &name)) };
+        tracing::info!(%job, name, known, "job submitted");
+        let warnings = prepared.warnings.join("\n");
+        let submitted = v1::Submitted { job: id_bytes(job.0), name, known, warnings };
+        Ok(Response::new(v1::SubmitResponse { outcome: Some(Outcome::Submitted(submitted)) }))
+    }
+
+    async fn list(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let jobs = self.overview().await?.jobs.iter().map(Into::into).collect();
+        Ok(Response::new(v1::ListResponse { jobs }))
+    }
+
+    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::DescribeResponse>, Status> {
+        let name = request.into_inner().job;
+        let id = self.find(&name).await?.id;
+        let overview = self.overview().await?;
+        let job = overview.jobs.iter().find(|job| job.id == id).ok_or_else(|| no_such_job(&name))?;
+        let json = serde_json::to_string(job).map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(v1::DescribeResponse { summary: Some(job.into()), json }))
+    }
+
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
+        let nodes = self.overview().await?.task_managers.iter().map(Into::into).collect();
+        Ok(Response::new(v1::NodesResponse { nodes }))
+    }
+
+    async fn savepoint(
+        &self,
+        request: Request<v1::SavepointRequest>,
+    ) -> Result<Response<v1::SavepointResponse>, Status> {
+        let name = request.into_inner().job;
+        let answer = self.call(&name, |job| Call::Savepoint { job }).await?;
+        let Answer::SavepointTaken { checkpoint, epoch } = answer else { return Err(unexpected(answer, &name)) };
+        Ok(Response::new(v1::SavepointResponse { checkpoint: checkpoint.0, epoch: epoch.0 }))
+    }
+
+    async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::StopResponse>, Status> {
+        let name = request.into_inner().job;
+        let answer = self.call(&name, |job| Call::Stop { job }).await?;
+        let Answer::Stopped { checkpoint, epoch } = answer else { return Err(unexpected(answer, &name)) };
+        Ok(Response::new(v1::StopResponse { checkpoint: checkpoint.0, epoch: epoch.0 }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+        let name = request.into_inner().job;
+        let answer = self.call(&name, |job| Call::Cancel { job }).await?;
+        let Answer::Cancelled = answer else { return Err(unexpected(answer, &name)) };
+        Ok(Response::new(v1::CancelResponse {}))
+    }
+
+    async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {
+        let name = request.into_inner().job;
+        let answer = self.call(&name, |job| Call::Resume { job }).await?;
+        let Answer::Resumed = answer else { return Err(unexpected(answer, &name)) };
+        Ok(Response::new(v1::ResumeResponse {}))
+    }
+}
+
+impl Jobs {
+    async fn overview(&self) -> Result<Overview, Status> {
+        let overview = self.handle.overview().await.map_err(not_leading)?;
+        if overview.leading { Ok(overview) } else { Err(not_leading(NotLeading)) }
+    }
+
+    async fn find(&self, name: &str) -> Result<JobDefinition, Status> {
+        self.handle.find(name).await.map_err(not_leading)?.ok_or_else(|| no_such_job(name))
+    }
+
+    async fn call(&self, name: &str, call: impl FnOnce(JobId) -> Call) -> Result<Answer, Status> {
+        let job = self.find(name).await?.id;
+        let call = call(job);
+        tracing::info!(%job, ?call, "called");
+        self.handle.call(call).await.map_err(not_leading)
+    }
+}
+
+fn not_leading(error: NotLeading) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn no_such_job(name: &str) -> Status {
+    Status::not_found(format!("there is no job `{name}`"))
+}
+
+/// A refusal, or an answer that belongs to another call.
+fn unexpected(answer: Answer, name: &str) -> Status {
+    match answer {
+        Answer::Refused(Refusal::NameTaken { job }) => Status::already_exists(format!(
+            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name"
+        )),
+        Answer::Refused(Refusal::NoSuchJob) => no_such_job(name),
+        Answer::Refused(Refusal::WrongState { reason }) => Status::failed_precondition(reason),
+        Answer::Refused(Refusal::JobFailed { reason }) => Status::aborted(reason),
+        Answer::Submitted { .. }
+        | Answer::SavepointTaken { .. }
+        | Answer::Stopped { .. }
+        | Answer::Cancelled
+        | Answer::Resumed => Status::internal("the answer belongs to another call"),
+    }
+}

@@ -1,0 +1,76 @@
+//! From a job file to what the coordinator takes: the checked definition and the cut where everything starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pulso_core::cut::{Cut, CutHash, SplitCut};
+use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
+use pulso_core::record::JobDefinition;
+use pulso_job::{Diagnostics, JobSpec, Submission};
+
+use crate::discovery;
+
+/// Why a submission leads to nothing.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// Mistakes in the file.
+    Mistakes(Diagnostics),
+    /// The source cannot be asked, or has no such topic.
+    Source(String),
+    Internal(String),
+}
+
+/// A submission that may become a job.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) definition: JobDefinition,
+    pub(crate) start: Cut,
+    /// What is odd about the file without being wrong.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Checks the file and asks the source where to start.
+pub(crate) async fn prepare(submission: Submission, file_name: &str) -> Result<Prepared, Rejection> {
+    let file_name = if file_name.is_empty() { "job.toml" } else { file_name };
+    let (spec, warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
+    let splits = discovery::splits(&spec).await.map_err(Rejection::Source)?;
+    let definition = definition(&spec, &submission)?;
+    let warnings =
+        warnings.iter().map(|w| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code)).collect();
+    Ok(Prepared { definition, start: first_cut(splits), warnings })
+}
+
+fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, Rejection> {
+    let microseconds = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    let internal = |e: &dyn std::error::Error| Rejection::Internal(e.to_string());
+    // Half of the hash is plenty to tell a file from its next version.
+    let fingerprint = (pulso_job::fingerprint(submission) >> 64) as u64;
+    Ok(JobDefinition {
+        id: JobId(uuid::Uuid::new_v4()),
+        name: spec.name.clone(),
+        submission: serde_json::to_string(submission).map_err(|e| internal(&e))?,
+        fingerprint,
+        key_groups: spec.key_groups,
+        // Aggregates with another key than the routing key will add stages.
+        stages: 1,
+        targets: spec.targets.iter().map(|target| target.name.clone()).collect(),
+        delay: spec.time.as_ref().map_or(0, |time| microseconds(time.delay)),
+        idle_after: spec.time.as_ref().map_or(0, |time| microseconds(time.idle_after)),
+        has_windows: false,
+    })
+}
+
+/// Cut(0): where every split starts.
+fn first_cut(splits: BTreeMap<SplitId, Position>) -> Cut {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let start = |end: Position| SplitCut { end, count: 0, hash: 0, greatest: None };
+    Cut {
+        epoch: Epoch::ZERO,
+        clock: WallTime(i64::try_from(wall.as_micros()).unwrap_or(i64::MAX)),
+        splits: splits.into_iter().map(|(split, position)| (split, start(position))).collect(),
+        watermark: EventTime::MIN,
+        idle: BTreeSet::new(),
+        last: false,
+        previous: CutHash::default(),
+    }
+}
