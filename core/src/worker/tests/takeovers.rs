@@ -60,6 +60,17 @@ fn a_ledger_of_another_history_is_ahead() {
 }
 
 #[test]
+fn what_the_state_holds_already_is_no_replay_for_it() {
+    let mut rig = Rig::new();
+    rig.prepare(5);
+    let restore = |epoch| Restore::Snapshot(snapshot(epoch, 3));
+    rig.deploy(deployment(5, 4, 8, [(X, restore(4), 4), (Y, restore(6), 6)]));
+    // Y has epoch 5 and says that it made no rows there; X is about to replay it.
+    assert_eq!(verdict(&rig.taken_over(A, rows(5, 5, 3))), Some(Verdict::Consistent));
+    assert_eq!(verdict(&rig.taken_over(B, rows(5, 3, 5))), Some(Verdict::Ahead { key_group: Y, found: mark(5) }));
+}
+
+#[test]
 fn a_ledger_of_a_newer_attempt_ends_everything_here() {
     let mut rig = replaying();
     let out = rig.taken_over(A, rows(6, 3, 3));
