@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 
 /// 0 is done; usage errors found by the argument parser are 2 as well.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the commands that talk to a cluster use the rest")]
 pub(crate) enum Failure {
     Failed(anyhow::Error),
     Usage(String),

@@ -1,5 +1,6 @@
 //! `healthctl`: runs and watches jobs on a Pulso cluster, and makes data for them.
 
+mod client;
 mod commands;
 mod failure;
 mod output;
@@ -10,7 +11,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::commands::{check, explain, generate, produce, version};
+use crate::commands::{
+    cancel, check, describe, explain, generate, list, nodes, produce, resume, savepoint, status, stop, submit, version,
+};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -37,6 +40,15 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Submit(submit::Arguments),
+    List(list::Arguments),
+    Status(status::Arguments),
+    Describe(describe::Arguments),
+    Nodes(nodes::Arguments),
+    Savepoint(savepoint::Arguments),
+    Stop(stop::Arguments),
+    Cancel(cancel::Arguments),
+    Resume(resume::Arguments),
     Generate(generate::Arguments),
     Produce(produce::Arguments),
     Check(check::Arguments),
@@ -64,6 +76,15 @@ fn execute(global: &Global, command: Command) -> Result<(), Failure> {
 
 async fn run(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
+        Command::Submit(arguments) => submit::run(global, &arguments).await,
+        Command::List(arguments) => list::run(global, &arguments).await,
+        Command::Status(arguments) => status::run(global, &arguments).await,
+        Command::Describe(arguments) => describe::run(global, &arguments).await,
+        Command::Nodes(arguments) => nodes::run(global, &arguments).await,
+        Command::Savepoint(arguments) => savepoint::run(global, &arguments).await,
+        Command::Stop(arguments) => stop::run(global, &arguments).await,
+        Command::Cancel(arguments) => cancel::run(global, &arguments).await,
+        Command::Resume(arguments) => resume::run(global, &arguments).await,
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Produce(arguments) => produce::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, &arguments),

@@ -1,9 +1,18 @@
 //! One module a command: its arguments and `run`.
 
+pub(crate) mod cancel;
 pub(crate) mod check;
+pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod generate;
+pub(crate) mod list;
+pub(crate) mod nodes;
 pub(crate) mod produce;
+pub(crate) mod resume;
+pub(crate) mod savepoint;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod submit;
 pub(crate) mod version;
 
 use anyhow::{Context, Result};
