@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::control_log::unframe;
+use crate::control_log::{JobStatus, unframe};
 use crate::ids::JobId;
 
 /// A small generator; the seed is what proptest shrinks.
@@ -53,10 +53,11 @@ fn submitted() -> Record {
 }
 
 fn newest_record(state: &LogState) -> Option<u64> {
-    state.jobs.values().find_map(|job| match &job.status {
-        crate::control_log::JobStatus::Failed { reason } => reason.parse().ok(),
-        _ => None,
-    })
+    let reason = |status: &JobStatus| match status {
+        JobStatus::Failed { reason } => reason.parse().ok(),
+        JobStatus::Running | JobStatus::Stopping | JobStatus::Finished | JobStatus::Cancelled => None,
+    };
+    state.jobs.values().find_map(|job| reason(&job.status))
 }
 
 struct Process {

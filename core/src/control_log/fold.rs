@@ -182,11 +182,15 @@ impl JobState {
         let needed = unpinned.unwrap_or(newest);
         let excess = self.cuts.range(oldest..).count().saturating_sub(CUTS_FOR_PINNED);
         let bound = self.cuts.range(oldest..).nth(excess).map_or(needed, |(epoch, _)| *epoch);
-        let mut kept = self.checkpoints.iter().map(|c| c.manifest.epoch).filter(|e| *e >= bound);
-        let first = kept.next().map_or(needed, |e| e.min(needed));
+        let kept = self.checkpoints.iter().map(|c| c.manifest.epoch).filter(|epoch| *epoch >= bound).min();
+        let first = kept.map_or(needed, |epoch| epoch.min(needed));
         self.cuts = self.cuts.split_off(&first);
         if let Some((_, oldest)) = self.cuts.first_key_value() {
             self.joined.retain(|split, _| !oldest.splits.contains_key(split));
         }
     }
 }
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

@@ -67,13 +67,13 @@ impl Job {
         // What it may still hold of this job is of no use any more.
         let release = Instruction::Release { job: self.id, attempt };
         match &mut self.phase {
-            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Resuming => {}
+            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Ending(_) | Phase::Resuming => {}
             Phase::Preparing(preparing) => {
                 preparing.asked.insert(member);
                 let prepare = Instruction::Prepare { job: self.id, attempt: preparing.logged.attempt };
                 cx.send(member, prepare);
             }
-            Phase::Planning { .. } | Phase::Deploying(_) | Phase::Ending(_) | Phase::Ended => cx.send(member, release),
+            Phase::Planning { .. } | Phase::Deploying(_) | Phase::Ended => cx.send(member, release),
             Phase::Running(running) => {
                 running.look_at_plan = true;
                 cx.send(member, release);

@@ -1,0 +1,9 @@
+//! The coordinator among models of TaskManagers: what it must never do, and what it must bring about.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod checker;
+mod faults;
+mod jobs;
+mod recovery;
+mod world;
