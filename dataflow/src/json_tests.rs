@@ -10,8 +10,21 @@ fn accepts(text: &str) -> Result<Token, Flaw> {
     scanner.end().map(|()| token)
 }
 
-fn oracle(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(text).is_ok()
+/// What serde_json says; nothing where it stops at a float that is too large, before it has seen all characters.
+fn oracle(text: &str) -> Option<bool> {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(_) => Some(true),
+        // The size of a float is no question of syntax.
+        Err(e) if e.to_string().contains("out of range") => {
+            let skimmed = serde_json::from_str::<Box<serde_json::value::RawValue>>(text).is_ok();
+            (!skimmed || !text.contains("\\u")).then_some(skimmed)
+        }
+        Err(_) => Some(false),
+    }
+}
+
+fn agrees(text: &str) -> bool {
+    oracle(text).is_none_or(|expected| accepts(text).is_ok() == expected)
 }
 
 #[test]
@@ -80,7 +93,7 @@ fn agrees_with_the_oracle_on_what_is_json() {
         "\"é\u{10348}\"",
     ];
     for text in texts {
-        assert_eq!(accepts(text).is_ok(), oracle(text), "{text:?}");
+        assert_eq!(Some(accepts(text).is_ok()), oracle(text), "{text:?}");
     }
 }
 
@@ -136,9 +149,7 @@ proptest! {
 
     #[test]
     fn agrees_with_the_oracle_on_almost_json(text in almost_json()) {
-        // Only the oracle looks at the size of a float.
-        let float_out_of_range = serde_json::from_str::<serde_json::Value>(&text).is_err_and(|e| e.to_string().contains("out of range"));
-        prop_assert_eq!(accepts(&text).is_ok(), oracle(&text) || float_out_of_range, "{:?}", text);
+        prop_assert!(agrees(&text), "{:?}", text);
     }
 
     #[test]
@@ -149,8 +160,7 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if let Ok(changed) = String::from_utf8(bytes) {
-            let float_out_of_range = serde_json::from_str::<serde_json::Value>(&changed).is_err_and(|e| e.to_string().contains("out of range"));
-            prop_assert_eq!(accepts(&changed).is_ok(), oracle(&changed) || float_out_of_range, "{:?}", changed);
+            prop_assert!(agrees(&changed), "{:?}", changed);
         }
     }
 

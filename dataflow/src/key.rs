@@ -122,6 +122,7 @@ impl<'a> KeyColumns<'a> {
 }
 
 impl<'a> KeyColumn<'a> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a checked job has no columns of other types")]
     fn new(array: &'a ArrayRef) -> Result<Self> {
         let known = match array.data_type() {
             DataType::Utf8 => array.as_string_opt().map(Self::Text),

@@ -10,6 +10,8 @@ pub mod key;
 pub mod keyed;
 mod sink;
 pub mod state;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use batch::{Change, Payload, SinkRows, TargetRows};

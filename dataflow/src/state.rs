@@ -35,6 +35,9 @@ pub fn is_expired(entry: &[u8], horizon: EventTime) -> bool {
     Entry::decode(entry).is_ok_and(|entry| entry.event_time < horizon)
 }
 
+/// A key and its value for the disk; `None`: removed.
+pub type Settled = (Box<[u8]>, Option<Vec<u8>>);
+
 /// The versioned overlay of one key group.
 #[derive(Debug, Default)]
 pub struct KeyGroupState {
@@ -135,9 +138,9 @@ impl KeyGroupState {
         self.retain(|epoch| epoch <= upto);
     }
 
-    /// The newest value up to `upto` of every key that changed since it was last settled, sorted by key. `None`: removed.
+    /// The newest value up to `upto` of every key that changed since it was last settled, sorted by key.
     #[must_use]
-    pub fn settle(&self, upto: Epoch) -> Vec<(Box<[u8]>, Option<Vec<u8>>)> {
+    pub fn settle(&self, upto: Epoch) -> Vec<Settled> {
         let mut settled: Vec<_> = self
             .keys
             .iter()

@@ -86,9 +86,11 @@ impl Judge {
         let fields = job.field_schema();
         let time = job.time.as_ref().map(|time| {
             let max_future = i64::try_from(time.max_future.as_micros()).unwrap_or(i64::MAX);
-            match schema.field(time.field).data_type() {
-                DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(Time { column: time.field, max_future }),
-                other => Err(DataflowError::Invalid(format!("the field of [time] is {other}"))),
+            let data_type = schema.field(time.field).data_type();
+            if matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, _)) {
+                Ok(Time { column: time.field, max_future })
+            } else {
+                Err(DataflowError::Invalid(format!("the field of [time] is {data_type}")))
             }
         });
         let rule = |rule: &pulso_job::RuleSpec| {

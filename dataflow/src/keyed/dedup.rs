@@ -43,6 +43,14 @@ pub(crate) struct DedupColumns<'a> {
     times: &'a TimestampMicrosecondArray,
 }
 
+/// What the key groups of an epoch have in common.
+pub(crate) struct Part<'a> {
+    pub(crate) epoch: Epoch,
+    pub(crate) watermark: EventTime,
+    pub(crate) rows: &'a Rows<'a>,
+    pub(crate) columns: DedupColumns<'a>,
+}
+
 /// A row that goes to the sinks.
 pub(crate) type Emitted = (u32, Step);
 
@@ -87,18 +95,15 @@ impl Dedup {
     }
 
     /// Works through the rows of one key group, given in canonical order.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one epoch of one key group, borrowed from all sides")]
     pub(crate) fn run(
         &self,
         (state, disk): (&mut KeyGroupState, &dyn DiskState),
-        epoch: Epoch,
-        watermark: EventTime,
-        rows: &Rows<'_>,
-        columns: &DedupColumns<'_>,
+        part: &Part<'_>,
         order: &[u32],
         scratch: &mut Scratch,
         emitted: &mut Vec<Emitted>,
     ) -> Result<Counters> {
+        let Part { epoch, watermark, rows, columns } = part;
         // The watermark before anything was read stands for "nothing is old".
         let horizon = EventTime(watermark.0.saturating_sub(self.keep_for));
         scratch.find_keys(columns, order);
@@ -117,7 +122,7 @@ impl Dedup {
         }
         for Slot { key, hash, entry, .. } in scratch.slots.iter().filter(|slot| slot.changed) {
             let value = entry.as_ref().map(Entry::encode);
-            state.put_hashed(epoch, *hash, &scratch.bytes[key.clone()], value.as_ref().map(<[u8; 46]>::as_slice));
+            state.put_hashed(*epoch, *hash, &scratch.bytes[key.clone()], value.as_ref().map(<[u8; 46]>::as_slice));
         }
         Ok(counters)
     }

@@ -15,7 +15,7 @@ use pulso_core::ids::{Epoch, EventTime, KeyGroup};
 use pulso_core::message::Counters;
 use pulso_job::{JobSpec, TargetIndex};
 
-use self::dedup::{CountersOf, Dedup, Scratch};
+use self::dedup::{CountersOf, Dedup, Part, Scratch};
 use self::rows::{Rows, gather, sorted, without};
 use crate::batch::{META_COLUMNS, Payload, SinkRows, TargetRows, key_groups};
 use crate::error::{DataflowError, Result};
@@ -113,16 +113,19 @@ impl KeyedStage {
         let rows = Rows::new(&batch)?;
         let mut indices = Vec::with_capacity(batch.num_rows());
         let (mut steps, mut owners) = (Vec::with_capacity(batch.num_rows()), Vec::with_capacity(batch.num_rows()));
-        let columns = self.dedup.as_ref().map(|dedup| dedup.columns(&batch)).transpose()?;
+        let part = |dedup: &Dedup| -> Result<Part<'_>> {
+            Ok(Part { epoch, watermark, rows: &rows, columns: dedup.columns(&batch)? })
+        };
+        let part = self.dedup.as_ref().map(part).transpose()?;
         let (mut scratch, mut emitted) = (Scratch::default(), Vec::new());
         for (key_group, order) in rows.by_key_group() {
             emitted.clear();
-            let counted = match (&self.dedup, &columns) {
-                (Some(dedup), Some(columns)) => {
+            let counted = match (&self.dedup, &part) {
+                (Some(dedup), Some(part)) => {
                     let state = states
                         .state(key_group)
                         .ok_or_else(|| DataflowError::State(format!("key group {key_group} is not hosted here")))?;
-                    dedup.run(state, epoch, watermark, &rows, columns, &order, &mut scratch, &mut emitted)?
+                    dedup.run(state, part, &order, &mut scratch, &mut emitted)?
                 }
                 _ => dedup::without(&rows, &order, &mut emitted),
             };

@@ -1,0 +1,19 @@
+//! Jobs for tests, from the text of their files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pulso_job::{JobSpec, Submission, check};
+
+/// A checked job with a PostgreSQL target `db`; `rest` is the file from `[fields]` on, `source` goes into `[source]`.
+pub(crate) fn job(source: &str, rest: &str) -> Arc<JobSpec> {
+    let toml = format!(
+        "version = 1\nname = \"test\"\nkey_groups = 8\n[source]\ntype = \"kafka\"\nbrokers = \"localhost:9092\"\ntopic = \"t\"\n\
+         {source}\n[target.db]\ntype = \"postgres\"\nurl = \"postgres://localhost/test\"\n{rest}"
+    );
+    let submission = Submission { toml, environment: BTreeMap::new() };
+    match check(&submission, "test.toml") {
+        Ok((job, _)) => Arc::new(job),
+        Err(mistakes) => panic!("{}", mistakes.render(false)),
+    }
+}
