@@ -5,15 +5,18 @@ mod checkpoints;
 mod conservation;
 mod cuts_agree;
 mod durable_first;
+mod fenced;
+mod intended;
 mod ledger_grows;
 mod liveness;
 mod no_failure;
 mod one_attempt;
+mod sealed_output;
 mod tables;
 
 use std::collections::BTreeMap;
 
-use pulso_core::ids::{Instant, TargetId};
+use pulso_core::ids::{Attempt, Epoch, Instant, TargetId};
 use pulso_core::message::{Counters, Instruction};
 use pulso_core::record::Record;
 
@@ -21,6 +24,7 @@ use crate::database::{Commit, Database};
 use crate::kafka::Kafka;
 use crate::oracle::Oracle;
 use crate::storage::Objects;
+use crate::store::Rows;
 
 pub(crate) trait Invariant {
     fn name(&self) -> &'static str;
@@ -40,6 +44,12 @@ pub(crate) enum Seen<'a> {
     Committed(&'a Commit),
     /// The target was restored to an older state, on purpose.
     WentBack(TargetId),
+    /// A worker hands these rows to its writer.
+    Transacting { target: TargetId, attempt: Attempt, rows: &'a [Rows] },
+    /// A worker knows that the epoch is sealed, and this is what it made of it.
+    TakenForSealed { attempt: Attempt, epoch: Epoch, outputs: &'a BTreeMap<TargetId, Rows> },
+    /// A worker drops the job, because a newer attempt has its ledger.
+    GaveUp { attempt: Attempt },
     /// An object of a checkpoint is about to be deleted.
     Deleted(&'a str),
     /// The faults are over and work is waited for.
@@ -82,6 +92,9 @@ pub(crate) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(cuts_agree::CutsAgree::default()),
         Box::new(ledger_grows::LedgerGrows::default()),
         Box::new(one_attempt::OneAttempt),
+        Box::new(intended::Intended),
+        Box::new(sealed_output::SealedOutput),
+        Box::new(fenced::Fenced::default()),
         Box::new(tables::Tables),
         Box::new(checkpoints::Checkpoints::default()),
         Box::new(conservation::Conservation),

@@ -12,11 +12,17 @@ use crate::storage::{Objects, checksum};
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
     manifests: Vec<(Manifest, bool)>,
+    /// The first checkpoint was asked for: once it completes, nothing begins with Cut(0) any more.
+    begun: bool,
 }
 
 impl Retained {
     pub(crate) fn done(&mut self, manifest: &Manifest) {
         self.manifests.push((manifest.clone(), false));
+    }
+
+    pub(crate) fn begun(&mut self) {
+        self.begun = true;
     }
 
     pub(crate) fn pinned(&mut self, checkpoint: CheckpointId) {
@@ -41,7 +47,7 @@ impl Retained {
                     contents.ledger.get(key_group).is_some_and(|e| e.row.mark >= mark)
                 })
         };
-        self.manifests.is_empty() || self.manifests.iter().enumerate().any(|(at, (m, _))| safe(at) && fits(m))
+        !self.begun || self.manifests.iter().enumerate().any(|(at, (m, _))| safe(at) && fits(m))
     }
 
     /// Objects of the newest checkpoint that no older one names, while two others are whole.

@@ -17,6 +17,10 @@ pub(crate) struct Scenario {
     pub(crate) first_fault: u64,
     pub(crate) fault_every: u64,
     pub(crate) rough_for: u64,
+    /// Records stop this long before the faults do, so that those strike an idle job too.
+    pub(crate) calm: u64,
+    /// Writing the rows of a transaction takes up to this long, so that sealed epochs pile up.
+    pub(crate) slow_rows: u64,
     /// After the faults ended: within this all must be committed.
     pub(crate) patience: u64,
     pub(crate) checkpoint_every: u64,
@@ -40,6 +44,8 @@ impl Scenario {
             first_fault: chance.between(100_000..1_500_000),
             fault_every: chance.between(80_000..1_200_000),
             rough_for: chance.between(2_500_000..8_000_000),
+            calm: if chance.per_mille(450) { chance.below(2_400_000) } else { 0 },
+            slow_rows: if chance.per_mille(300) { chance.between(2_000..60_000) } else { 0 },
             patience: 30_000_000,
             checkpoint_every: chance.between(200_000..1_500_000),
             stops: chance.per_mille(500),

@@ -9,6 +9,7 @@ use crate::dedup::State;
 #[derive(Default)]
 pub(crate) struct LogObjects {
     objects: BTreeMap<u64, Vec<u8>>,
+    newest: u64,
 }
 
 impl LogObjects {
@@ -21,6 +22,14 @@ impl LogObjects {
                 true
             }
         }
+    }
+
+    /// True once per number above all others: a late copy of a put may come back below a base that replaced it, and
+    /// nobody reads that.
+    pub(crate) fn extends(&mut self, number: u64) -> bool {
+        let extends = number > self.newest;
+        self.newest = self.newest.max(number);
+        extends
     }
 
     pub(crate) fn read(&self, number: u64) -> Option<Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pulso_core::ids::{Attempt, EventTime, KeyGroupId, Position, SessionId, SplitId, TargetId, TaskManagerId};
+use pulso_core::ids::{Attempt, Epoch, EventTime, KeyGroupId, Position, SessionId, SplitId, TargetId, TaskManagerId};
 use pulso_core::ledger::LedgerRow;
 use pulso_core::message::Deployment;
 use pulso_core::source::Source;
@@ -40,6 +40,8 @@ pub(crate) struct TaskManager {
     /// Attempt that was deployed last, and its key groups.
     pub(crate) attempt: Attempt,
     pub(crate) hosted: BTreeSet<KeyGroupId>,
+    /// What was made of each epoch of that attempt that is not known to be sealed.
+    pub(crate) unsealed: BTreeMap<Epoch, BTreeMap<TargetId, Rows>>,
     /// Last reading of every key group, for the mistake of not looking again.
     pub(crate) remembered: BTreeMap<(TargetId, KeyGroupId), Option<LedgerRow>>,
 }

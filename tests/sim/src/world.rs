@@ -61,6 +61,7 @@ pub(crate) struct World {
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
     pub(crate) deadline: pulso_core::ids::Instant,
+    pub(crate) started: pulso_core::ids::Instant,
     pub(crate) leader: Option<usize>,
     pub(crate) retained: Retained,
     pub(crate) went_back: Option<pulso_core::ids::Instant>,
@@ -110,6 +111,7 @@ impl World {
             coverage: Coverage::default(),
             trace: Trace::new(print),
             deadline: pulso_core::ids::Instant(u64::MAX),
+            started: pulso_core::ids::Instant(0),
             leader: None,
             retained: Retained::default(),
             went_back: None,
@@ -123,6 +125,7 @@ impl World {
     }
 
     fn set_up(&mut self) {
+        self.started = self.schedule.now();
         for _ in 0..self.scenario.splits {
             self.kafka.add_split(&mut self.chance);
         }
@@ -253,7 +256,7 @@ impl World {
     }
 
     fn produce(&mut self) {
-        if !self.rough {
+        if self.schedule.now().0 > self.started.0 + self.scenario.rough_for - self.scenario.calm {
             return;
         }
         for _ in 0..=self.chance.below(self.scenario.burst) {

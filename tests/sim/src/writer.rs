@@ -1,6 +1,6 @@
 //! The writer of one TaskManager and target, as the shell has it: turns commands into statements, one after another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use pulso_core::ids::{Attempt, ConnectionId, KeyGroupId};
@@ -80,6 +80,11 @@ impl Writer {
     pub(crate) fn push(&mut self, operation: Operation, mistakes: &Mistakes) -> Vec<Next> {
         self.waiting.push_back(operation);
         if self.under_way.is_some() { Vec::new() } else { self.start(mistakes) }
+    }
+
+    /// Key groups of the newest transaction.
+    pub(crate) fn guarded(&self) -> BTreeSet<KeyGroupId> {
+        self.guard.iter().map(|r| r.key_group).collect()
     }
 
     /// The worker wants the connection gone: nothing of it is answered any more.

@@ -13,8 +13,9 @@ use crate::dedup::State;
 use crate::retained::Retained;
 use crate::storage::checksum;
 
-/// A target that goes back between the last reading of its ledger and the append is noticed by the next one.
-const UNNOTICED: u128 = 3_000;
+/// A target that goes back between the last reading of its ledger and the append is noticed by the next one. The report
+/// of that reading waits as long as a JobManager is paused.
+const UNNOTICED: u128 = 10_000;
 
 #[derive(Default)]
 pub(super) struct Checkpoints {

@@ -103,6 +103,9 @@ impl World {
             }
             coordinator::Command::Send { session, instruction } => {
                 self.see(&Seen::Sent(&instruction));
+                if let Instruction::TakeCheckpoint { .. } = &instruction {
+                    self.retained.begun();
+                }
                 let Some(s) = self.sessions.get(&session).copied() else { return };
                 if let (Instruction::Seal { seal, .. }, true) = (&instruction, self.mistakes.has(Mistake::ForeignSeal))
                 {
@@ -129,15 +132,13 @@ impl World {
         cut && self.mistakes.has(Mistake::SealBeforeDurable) || attempt && self.mistakes.has(Mistake::LateAttempt)
     }
 
-    /// A mistake: every receiver takes the Seal, whatever its attempt is.
+    /// A mistake: every receiver takes the Seal, whatever its attempt is and whether the JobManager still reaches it.
     fn everybody(&mut self, seal: Seal) {
         for tm in 0..self.tms.len() {
-            let session = self.tms[tm].session.and_then(|id| self.sessions.get(&id)).copied();
-            if let Some(s) = session {
-                let attempt = self.tms[tm].attempt;
-                let event = Worker::Instructed(Instruction::Seal { job: JOB, attempt, seal });
-                self.send(s.down, Action::TaskManager(tm, TmMessage::Worker(Box::new(event))));
-            }
+            let attempt = self.tms[tm].attempt;
+            let event = Worker::Instructed(Instruction::Seal { job: JOB, attempt, seal });
+            let delay = self.chance.below(3_000);
+            self.schedule.after(delay, Action::TaskManager(tm, TmMessage::Worker(Box::new(event))));
         }
     }
 
@@ -261,7 +262,7 @@ impl World {
         match message {
             StorageMessage::Put { jm, number, bytes, answered } => {
                 let done = self.log.put(number, bytes.clone());
-                if done {
+                if done && self.log.extends(number) {
                     self.logged(&bytes);
                 }
                 if answered {

@@ -91,7 +91,13 @@ impl World {
                     let rows = self.forgetful(tm, target, rows);
                     self.tell(tm, Event::LedgerRead { job: JOB, attempt, target, connection, rows });
                 }
-                Next::Transacted(attempt, outcome) => {
+                Next::Transacted(attempt, mut outcome) => {
+                    if let Outcome::GuardMissed { rows } = &mut outcome {
+                        let guarded = self.writer(tm, target).guarded();
+                        let mut seen = self.forgetful(tm, target, rows.clone());
+                        seen.retain(|k, _| !guarded.contains(k));
+                        rows.extend(seen);
+                    }
                     match &outcome {
                         Outcome::GuardMissed { rows } => self.fenced(attempt, rows),
                         Outcome::RolledBack { .. } => self.sight(Sight::RolledBack),
@@ -136,7 +142,14 @@ impl World {
 
     fn ask(&mut self, target: TargetId, connection: ConnectionId, request: Request) {
         let Some(pipe) = self.connections.get(&connection).map(|c| c.requests) else { return };
-        self.send(pipe, Action::Database(target, DbMessage::Request(connection, request)));
+        let slow = self.scenario.slow_rows > 0 && matches!(request, Request::Write(_));
+        let action = Action::Database(target, DbMessage::Request(connection, request));
+        if slow {
+            let work = self.chance.below(self.scenario.slow_rows);
+            self.send_late(pipe, action, work);
+        } else {
+            self.send(pipe, action);
+        }
     }
 
     pub(crate) fn database(&mut self, target: TargetId, message: DbMessage) {

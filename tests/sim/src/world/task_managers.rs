@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pulso_core::coordinator;
-use pulso_core::ids::{Attempt, SessionId, TaskManagerId};
-use pulso_core::message::{Deployment, Instruction};
-use pulso_core::worker::{Command, Event, Settings, Worker};
+use pulso_core::ids::{Attempt, Epoch, SessionId, TaskManagerId};
+use pulso_core::message::{Deployment, Failure, Instruction, Report};
+use pulso_core::worker::{Command, Event, Processed, Settings, Worker};
 
 use super::World;
 use crate::action::{Action, SourceMessage, TmMessage, Wire, WorkerCommand, WorkerEvent};
+use crate::invariants::Seen;
 use crate::mistakes::Mistake;
 use crate::network::Node;
-use crate::store::Store;
+use crate::store::{Rows, Store};
 use crate::task_manager::{Life, TaskManager};
 use crate::writer::Operation;
 
@@ -40,6 +41,7 @@ impl World {
             leaving: false,
             attempt: Attempt::default(),
             hosted: BTreeSet::new(),
+            unsealed: BTreeMap::new(),
             remembered: BTreeMap::new(),
         });
         for message in [TmMessage::Tick, TmMessage::Heartbeat, TmMessage::Connect] {
@@ -111,7 +113,16 @@ impl World {
         if let Event::Instructed(Instruction::Deploy(deployment)) = &event {
             self.deployed(tm, deployment);
         }
-        for command in self.tms[tm].worker.handle(event, now) {
+        let sealing = matches!(event, Event::Processed { .. } | Event::Instructed(Instruction::Seal { .. }));
+        if let Event::Processed { attempt, epoch, processed, .. } = &event {
+            self.remember_output(tm, *attempt, *epoch, processed);
+        }
+        let commands = self.tms[tm].worker.handle(event, now);
+        if sealing {
+            self.look_at_sealed(tm);
+        }
+        self.look_for_fencing(&commands);
+        for command in commands {
             self.command(tm, command);
         }
         if let Some(seal) = early {
@@ -119,9 +130,37 @@ impl World {
         }
     }
 
+    fn remember_output(&mut self, tm: usize, attempt: Attempt, epoch: Epoch, processed: &Processed<Rows>) {
+        if attempt == self.tms[tm].attempt {
+            let outputs = processed.outputs.iter().map(|(target, output)| (*target, output.rows.clone()));
+            self.tms[tm].unsealed.insert(epoch, outputs.collect());
+        }
+    }
+
+    fn look_at_sealed(&mut self, tm: usize) {
+        let attempt = self.tms[tm].attempt;
+        let view = self.tms[tm].worker.view().into_iter().find(|v| v.attempt == attempt);
+        let Some(recorded) = view.and_then(|v| v.deployed).map(|d| d.recorded) else { return };
+        let rest = self.tms[tm].unsealed.split_off(&recorded.next());
+        for (epoch, outputs) in std::mem::replace(&mut self.tms[tm].unsealed, rest) {
+            self.see(&Seen::TakenForSealed { attempt, epoch, outputs: &outputs });
+        }
+    }
+
+    /// A worker that reports a failure and drops everything at once takes itself for a zombie.
+    fn look_for_fencing(&mut self, commands: &[WorkerCommand]) {
+        let drops = commands.iter().any(|c| matches!(c, Command::Drop { .. }));
+        for command in commands.iter().filter(|_| drops) {
+            if let Command::Report(Report::Failed { attempt, failure: Failure::Retry { .. }, .. }) = command {
+                self.see(&Seen::GaveUp { attempt: *attempt });
+            }
+        }
+    }
+
     fn deployed(&mut self, tm: usize, deployment: &Deployment) {
         if deployment.attempt > self.tms[tm].attempt {
             self.tms[tm].attempt = deployment.attempt;
+            self.tms[tm].unsealed.clear();
             self.tms[tm].hosted = deployment.restore.keys().copied().collect();
         }
     }
@@ -161,7 +200,8 @@ impl World {
             }
             Command::Transact { attempt, target, steps, outputs, .. } => {
                 let hosted = self.tms[tm].hosted.iter().copied().collect();
-                let rows = outputs.into_iter().map(|(_, rows)| rows).collect();
+                let rows: Vec<_> = outputs.into_iter().map(|(_, rows)| rows).collect();
+                self.see(&Seen::Transacting { target, attempt, rows: &rows });
                 self.operate(tm, target, Operation::Transact { attempt, hosted, steps: steps.into(), rows });
             }
             Command::Disconnect { target, .. } => self.disconnect(tm, target),
@@ -202,8 +242,8 @@ impl World {
         }
     }
 
-    fn reported(&mut self, tm: usize, report: pulso_core::message::Report) {
-        if let pulso_core::message::Report::CheckpointFailed { .. } = &report {
+    fn reported(&mut self, tm: usize, report: Report) {
+        if let Report::CheckpointFailed { .. } = &report {
             self.sight(crate::coverage::Sight::CheckpointFailed);
         }
         self.report(tm, report);

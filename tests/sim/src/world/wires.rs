@@ -20,6 +20,10 @@ impl World {
         } else {
             self.chance.between(50..1_000)
         };
+        self.send_late(pipe, action, delay);
+    }
+
+    pub(crate) fn send_late(&mut self, pipe: PipeId, action: Action, delay: u64) {
         let at = Instant(self.schedule.now().0 + delay);
         if let Some(at) = self.network.send(pipe, action, at) {
             self.schedule.at(at, Action::Arrive(pipe));
@@ -127,7 +131,9 @@ impl World {
     }
 
     pub(crate) fn watch(&mut self, wire: Wire) {
-        let delay = self.chance.between(KEEP_ALIVE);
+        // Now and then late, so that a session outlives the leadership of the JobManager at its end.
+        let late = if self.chance.per_mille(150) { 3_000_000 } else { 0 };
+        let delay = self.chance.between(KEEP_ALIVE) + late;
         self.schedule.after(delay, Action::KeepAlive(wire));
     }
 
