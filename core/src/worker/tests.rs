@@ -258,8 +258,11 @@ fn committed(out: &[Order]) -> Vec<(u64, u64)> {
     reports(out).into_iter().filter_map(committed).collect()
 }
 
-/// Guard as (key group, from, to) and epochs of each transaction that was ordered.
-fn transactions(out: &[Order]) -> Vec<(Vec<(KeyGroupId, u64, u64)>, Vec<u64>)> {
+/// Guard as (key group, from, to), and epochs.
+type Transaction = (Vec<(KeyGroupId, u64, u64)>, Vec<u64>);
+
+/// The transactions that were ordered.
+fn transactions(out: &[Order]) -> Vec<Transaction> {
     let one = |steps: &[Step]| {
         let mut transaction = (vec![], vec![]);
         for step in steps {

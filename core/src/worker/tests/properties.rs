@@ -145,7 +145,7 @@ impl World {
                 if let Some(target) = self.targets.get_mut(&target) {
                     target.connected = false;
                     // Whether the database still got it, nobody knows.
-                    let lucky = self.now.0 % 2 == 0;
+                    let lucky = self.now.0.is_multiple_of(2);
                     for order in std::mem::take(&mut target.orders) {
                         if let Command::Transact { attempt, steps, outputs, .. } = order
                             && lucky
@@ -226,7 +226,7 @@ impl World {
                 true
             }
             8 => self.take_checkpoint(),
-            9 => self.lose_idle(if how % 2 == 0 { A } else { B }),
+            9 => self.lose_idle(if how.is_multiple_of(2) { A } else { B }),
             _ => self.progress(),
         }
     }
@@ -334,7 +334,7 @@ impl World {
             let event = if target.connected { read } else { lost(attempt) };
             self.on(event);
         } else if let Command::Register { attempt, key_groups, .. } = order {
-            if how % 8 == 0 {
+            if how.is_multiple_of(8) {
                 self.on(lost(attempt));
                 return true;
             }
@@ -357,7 +357,7 @@ impl World {
                 row.attempt = row.attempt.max(attempt);
             }
         }
-        if how % 4 == 0 {
+        if how.is_multiple_of(4) {
             // Taken over, and nobody heard.
             target.connected = false;
             let reason = "reset".to_owned();

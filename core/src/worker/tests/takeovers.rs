@@ -15,7 +15,10 @@ fn verdict(out: &[Order]) -> Option<Verdict> {
     reports(out).into_iter().find_map(|r| if let Report::TakenOver { verdict, .. } = r { Some(verdict) } else { None })
 }
 
-fn processing(out: &[Order]) -> Option<(BTreeSet<KeyGroupId>, BTreeMap<TargetId, BTreeSet<KeyGroupId>>)> {
+/// Key groups that skip the epoch, and those that are muted per target.
+type Withheld = (BTreeSet<KeyGroupId>, BTreeMap<TargetId, BTreeSet<KeyGroupId>>);
+
+fn processing(out: &[Order]) -> Option<Withheld> {
     out.iter().find_map(|c| {
         if let Command::Process { skip, muted, .. } = c { Some((skip.clone(), muted.clone())) } else { None }
     })
