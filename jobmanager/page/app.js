@@ -115,11 +115,12 @@ function rate(job) {
 
 function spark(job) {
   const points = history.get(job.id) ?? [];
-  const values = points.map((_, index) => rateAt(points, index) ?? 0);
+  // The first point has none before it to be compared with.
+  const values = points.slice(1).map((_, index) => rateAt(points, index + 1) ?? 0);
   const top = Math.max(1, ...values);
   const now = points.length ? points[points.length - 1].at : 0;
   const at = values.map((value, index) => {
-    const x = 600 - ((now - points[index].at) / HISTORY_MS) * 600;
+    const x = 600 - ((now - points[index + 1].at) / HISTORY_MS) * 600;
     return `${x.toFixed(1)} ${(42 - (value / top) * 38).toFixed(1)}`;
   });
   const line = at.length > 1 ? `M${at.join("L")}` : "M0 42L600 42";
@@ -173,6 +174,8 @@ function conservation(line) {
 }
 
 const pill = (job) => h("span", { class: `pill ${job.status}` }, job.status);
+/** What the attempt does, where the status does not say it already. */
+const phase = (job) => (isActive(job) && job.phase !== job.status ? h("span", { class: "phase" }, job.phase) : null);
 const isActive = (job) => job.status === "running" || job.status === "stopping";
 const names = (overview) => new Map(overview.task_managers.map((tm) => [tm.id, tm.name]));
 const nameOf = (known, id) => (id ? known.get(id) ?? `${id.slice(0, 8)} (gone)` : "–");
@@ -181,8 +184,7 @@ const jobLink = (job) => `#/job/${encodeURIComponent(job.id)}`;
 function jobCard(overview, job) {
   const current = rate(job);
   return h("article", { class: "job" },
-    h("h2", {}, h("a", { href: jobLink(job) }, job.name), pill(job),
-      h("span", { class: "soft" }, isActive(job) ? job.phase : "")),
+    h("h2", {}, h("a", { href: jobLink(job) }, job.name), pill(job), phase(job)),
     job.reason ? h("p", { class: "soft" }, job.reason) : null,
     isActive(job) ? spark(job) : null,
     h("p", { class: "soft" }, [
@@ -277,8 +279,9 @@ function jobPage(overview, id) {
   const current = rate(job);
   const steps = [["open", job.epochs.open], ["sealed", job.epochs.sealed], ["committed", job.epochs.committed]];
   return [
-    h("div", { class: "title" }, h("h1", {}, job.name), pill(job), h("p", {}, isActive(job) ? job.phase : ""),
+    h("div", { class: "title" }, h("h1", {}, job.name), pill(job), phase(job),
       h("p", {}, h("a", { href: `/api/v1/jobs/${job.id}/job.toml` }, "job.toml"))),
+    job.reason ? h("p", { class: "soft" }, job.reason) : null,
     tiles([
       ["Records read", current === null ? "–" : `${compact(current)}/s`, job.backpressured ? "waits for commits" : null],
       ["Lag", compact(job.lag), "records at the source"],

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::Global;
 use crate::client::{Client, id, plain, status_name};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Format};
 
 /// Show how a job is doing; exit code 4 where it failed or its records do not add up
 #[derive(clap::Args)]
@@ -40,6 +40,42 @@ struct Status {
     lag: Option<u64>,
 }
 
+impl Status {
+    /// One fact a line, the line of conservation as one.
+    fn text(&self) -> String {
+        let adds_up = match self.conserved {
+            Some(true) => "adds up",
+            Some(false) => "DOES NOT ADD UP",
+            None => "not all TaskManagers have counted yet",
+        };
+        let conservation = format!(
+            "read {} = written {} + filtered {} + duplicate {} + superseded {} + dead letters {} + in flight {}: {adds_up}",
+            self.records_read,
+            self.written,
+            self.filtered,
+            self.duplicates,
+            self.superseded,
+            self.dead_letters,
+            self.in_flight
+        );
+        let mut lines = vec![
+            ("name", self.name.clone()),
+            ("job", self.job.clone()),
+            ("status", format!("{}, {}", self.status, self.phase)),
+            ("attempt", self.attempt.to_string()),
+            ("epochs", format!("{} sealed, {} committed", self.sealed, self.committed)),
+            ("records", conservation),
+            ("corrections", self.corrections.to_string()),
+            ("lag", self.lag.map_or_else(|| "not known for all splits".to_owned(), |lag| lag.to_string())),
+        ];
+        if !self.reason.is_empty() {
+            lines.insert(3, ("reason", self.reason.clone()));
+        }
+        let lines: Vec<String> = lines.into_iter().map(|(name, value)| format!("{name:11}  {value}")).collect();
+        lines.join("\n")
+    }
+}
+
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let summary = Client::connect(&global.jobmanager).await?.summary(&arguments.job).await?;
     let counters = summary.counters.unwrap_or_default();
@@ -63,7 +99,10 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
         conserved: (!summary.uncounted).then_some(summary.conserved),
         lag: summary.lag,
     };
-    output::values(global.output, &status)?;
+    match global.output {
+        Format::Json => output::json(&status)?,
+        Format::Table => output::line(&status.text())?,
+    }
     if summary.status() == v1::JobStatus::Failed {
         return Err(Failure::JobFailed(format!("{} failed: {}", status.name, status.reason)));
     }
