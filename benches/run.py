@@ -108,7 +108,7 @@ def job_file(home, topic, append=False):
     """The health job without its aggregate, on this topic; `append`: into a table without a key."""
     text = (ROOT / "jobs/health-records.toml").read_text().replace('"health-data"', f'"{topic}"')
     if append:
-        text = text.replace('write = "upsert"', 'write = "append"').replace('key = ["patient_id", "timestamp"]\ncreate', "create")
+        text = re.sub(r'write = "upsert".*\nkey = .*\n', 'write = "append"\n', text)
     path = home / f"{topic}.toml"
     path.write_text(text)
     return path
@@ -252,6 +252,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="folder for logs and results; kept")
     args = parser.parse_args()
     home = args.out.resolve() if args.out else pathlib.Path(tempfile.mkdtemp(prefix="pulso-bench-"))
+    os.chmod(home, 0o755)
     home.mkdir(parents=True, exist_ok=True)
     servers, summary = Servers(home), {}
     try:

@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::{
-    cancel, check, describe, explain, generate, list, nodes, produce, resume, savepoint, status, stop, submit, version,
+    cancel, check, demo, describe, explain, generate, list, nodes, produce, resume, savepoint, status, stop, submit,
+    version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -49,6 +50,7 @@ enum Command {
     Stop(stop::Arguments),
     Cancel(cancel::Arguments),
     Resume(resume::Arguments),
+    Demo(demo::Arguments),
     Generate(generate::Arguments),
     Produce(produce::Arguments),
     Check(check::Arguments),
@@ -85,6 +87,7 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Stop(arguments) => stop::run(global, &arguments).await,
         Command::Cancel(arguments) => cancel::run(global, &arguments).await,
         Command::Resume(arguments) => resume::run(global, &arguments).await,
+        Command::Demo(arguments) => demo::run(global, arguments).await,
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Produce(arguments) => produce::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, &arguments),

@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod check;
+pub(crate) mod demo;
 pub(crate) mod describe;
 pub(crate) mod explain;
 pub(crate) mod generate;
