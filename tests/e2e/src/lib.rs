@@ -7,7 +7,7 @@ mod wait;
 
 pub use cluster::{Cluster, JobFile, TaskManager};
 pub use input::{Input, Reading};
-pub use oracle::{Record, Row, Rows, compare, expected, records, stored};
+pub use oracle::{Key, Record, Row, Rows, compare, expected, records, stored};
 pub use wait::{until, until_ok};
 
 use anyhow::Result;

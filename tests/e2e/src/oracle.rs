@@ -8,9 +8,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
-/// Key: patient and time in ms. Values: heart rate, temperature, oxygen saturation, text.
+/// Heart rate, temperature, oxygen saturation, text.
 pub type Row = (Option<f64>, Option<f64>, Option<f64>, Option<String>);
-pub type Rows = BTreeMap<(String, i64), Row>;
+pub type Rows = BTreeMap<Key, Row>;
+/// Patient and time in ms.
+pub type Key = (String, i64);
+/// Record timestamp, partition, offset: the greatest wins.
+type Position = (i64, i32, i64);
 
 /// A record as the broker holds it.
 pub struct Record {
@@ -56,7 +60,7 @@ pub fn records(brokers: &str, topic: &str) -> Result<Vec<Record>> {
 /// value counts all records.
 pub fn expected(brokers: &str, topic: &str) -> Result<(Rows, u64)> {
     let records = records(brokers, topic)?;
-    let mut winners: BTreeMap<(String, i64), ((i64, i32, i64), Row)> = BTreeMap::new();
+    let mut winners: BTreeMap<Key, (Position, Row)> = BTreeMap::new();
     for record in &records {
         let position = (record.timestamp_ms, record.partition, record.offset);
         let Some((key, row)) = record.value.as_deref().and_then(good) else { continue };
@@ -72,7 +76,7 @@ pub fn expected(brokers: &str, topic: &str) -> Result<(Rows, u64)> {
 }
 
 /// The row of a message that the health job accepts.
-fn good(payload: &[u8]) -> Option<((String, i64), Row)> {
+fn good(payload: &[u8]) -> Option<(Key, Row)> {
     let value: Value = serde_json::from_slice(payload).ok()?;
     let object = value.as_object()?;
     let patient = object.get("patientId").or_else(|| object.get("patient_id"))?.as_str()?.to_owned();
@@ -99,7 +103,7 @@ pub async fn stored(database: &tokio_postgres::Client, table: &str) -> Result<Ro
     );
     let mut rows = Rows::new();
     for row in database.query(&select, &[]).await? {
-        let key: (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let key: Key = (row.try_get(0)?, row.try_get(1)?);
         let values = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
         if rows.insert(key.clone(), values).is_some() {
             bail!("{table} holds {key:?} twice");
