@@ -44,7 +44,7 @@ async fn create(kafka: &Kafka, topic: &str, partitions: i32) -> AdminClient<Defa
     admin
 }
 
-/// Sends `value` with its number as its timestamp, in hours since 1970.
+/// Sends numbers, each with a timestamp of its own.
 fn send(producer: &BaseProducer, topic: &str, partition: i32, values: std::ops::Range<i64>) {
     for value in values {
         let text = value.to_string();
@@ -55,7 +55,7 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, values: std::ops::
 }
 
 fn hours(value: i64) -> i64 {
-    value * 3_600_000
+    1_700_000_000_000 + value * 3_600_000
 }
 
 fn positions(of: &[(u32, i64)]) -> BTreeMap<SplitId, Position> {
@@ -97,7 +97,9 @@ fn fails(reader: &mut KafkaReader) -> KafkaError {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_what_is_committed_from_where_it_should() {
     let folder = pulso_servers::temporary_folder().unwrap();
-    let options = KafkaOptions { heap_mib: 384, ..KafkaOptions::new(folder.path().join("kafka")) };
+    let mut options = KafkaOptions { heap_mib: 384, ..KafkaOptions::new(folder.path().join("kafka")) };
+    // Timestamps are of long ago.
+    options.settings.push(("log.retention.ms".to_owned(), "-1".to_owned()));
     let mut kafka = Kafka::start(options).await.unwrap();
 
     starts_are_resolved(&kafka).await;
@@ -180,7 +182,8 @@ fn figures_reach_lag_tools(kafka: &Kafka, reader: &mut KafkaReader) {
         asked.add_partition_range("order", 0, 1);
         let committed = tool.committed_offsets(asked, PATIENCE).unwrap().to_topic_map();
         let of = |partition: i32| committed[&("order".to_owned(), partition)];
-        if of(0) == Offset::Offset(60) && of(1) == Offset::Offset(17) && reader.ends() == positions(&[(0, 60), (1, 55)]) {
+        if of(0) == Offset::Offset(60) && of(1) == Offset::Offset(17) && reader.ends() == positions(&[(0, 60), (1, 55)])
+        {
             return;
         }
     }

@@ -111,6 +111,7 @@ pub(crate) struct Connection {
     pid: String,
     driver: JoinHandle<String>,
     copies: BTreeMap<String, Statement>,
+    rolled_back: u64,
 }
 
 impl Connection {
@@ -126,7 +127,15 @@ impl Connection {
             }
         });
         let id = ConnectionId(NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed));
-        let mut opened = Self { id, client, user: String::new(), pid: String::new(), driver, copies: BTreeMap::new() };
+        let mut opened = Self {
+            id,
+            client,
+            user: String::new(),
+            pid: String::new(),
+            driver,
+            copies: BTreeMap::new(),
+            rolled_back: 0,
+        };
         let facts = opened.simple_rows(SESSION).await?;
         let [pid, version, user] = facts
             .last()
@@ -187,6 +196,17 @@ impl Connection {
 
     pub(crate) async fn run(&self, sql: &str) -> Result<(), Failure> {
         Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Rolls back after a failure, and proves that the server's answers still belong to what was asked.
+    ///
+    /// After a COPY that the server refuses before its first row the client sends one Sync too many; the answer to it is
+    /// then taken for that of the next statement, and so on: a COMMIT could seem done that is not.
+    pub(crate) async fn roll_back(&mut self, sql: &str) -> Result<(), Failure> {
+        self.rolled_back += 1;
+        let token = self.rolled_back;
+        let rows = self.simple_rows(&format!("{sql}; SELECT {token}")).await?;
+        if rows == [[token.to_string()]] { Ok(()) } else { Err(Failure::lost("the server's answers are out of step")) }
     }
 
     /// Values of all rows of all statements as text, null as an empty one.

@@ -7,7 +7,7 @@ use pulso_job::spec::{JobSpec, SinkSpec, WriteMode};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::Connection;
-use super::error::Failure;
+use super::error::{Failure, UNDEFINED_TABLE};
 use super::ledger::Ledger;
 use super::quote;
 
@@ -77,7 +77,7 @@ async fn create_in_transaction(
     {
         make(connection, "CREATE SCHEMA pulso", &format!("CREATE SCHEMA pulso AUTHORIZATION {user}")).await?;
     }
-    let grant = |table: &str| format!("GRANT CREATE ON SCHEMA {table} TO {user}");
+    let grant = |schema: &str| format!("GRANT CREATE ON SCHEMA {schema} TO {user}");
     for (name, statement) in TABLES {
         if !exists(connection, name).await? {
             let letters = if name.ends_with("letters") { LETTER_COLUMNS } else { "" };
@@ -87,7 +87,8 @@ async fn create_in_transaction(
     if let Some(table) = letters_table(spec, ledger)
         && !exists(connection, &table).await?
     {
-        make(connection, &format!("CREATE TABLE {table}{LETTER_COLUMNS}"), &grant("of that table")).await?;
+        let schema = quote::identifier(&spec.dead_letter.table.0);
+        make(connection, &format!("CREATE TABLE {table}{LETTER_COLUMNS}"), &grant(&schema)).await?;
     }
     for (_, sink) in sinks.iter().filter(|(_, sink)| sink.create) {
         let table = quote::table(&sink.table);
@@ -107,18 +108,9 @@ fn letters_table(spec: &JobSpec, ledger: &Ledger) -> Option<String> {
     (target.name == ledger.target && table != "\"pulso\".\"dead_letters\"").then_some(table)
 }
 
-async fn make(connection: &Connection, statement: &str, instead: &str) -> Result<(), Failure> {
-    connection.run(statement).await.map_err(|failure| match failure.code.as_str() {
-        "42501" => {
-            let text = format!("{}; an administrator must run: {instead};", failure.text);
-            Failure { text, ..failure }
-        }
-        "3F000" => {
-            let text = format!("{}; create the schema first, then: {statement};", failure.text);
-            Failure { text, ..failure }
-        }
-        _ => failure,
-    })
+async fn make(connection: &Connection, statement: &str, grant: &str) -> Result<(), Failure> {
+    let made = connection.run(statement).await;
+    made.map_err(|failure| failure.hinted("42501", grant))
 }
 
 async fn exists(connection: &Connection, table: &str) -> Result<bool, Failure> {
@@ -184,7 +176,12 @@ pub(crate) async fn check_owners(
     let job = ledger.job.to_string();
     for (_, sink) in sinks {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&sink.table.0, Type::TEXT), (&sink.table.1, Type::TEXT)];
-        for row in connection.client.query_typed(OWNER, &parameters).await? {
+        let owners = match connection.client.query_typed(OWNER, &parameters).await.map_err(Failure::from) {
+            // Without the table nobody owns anything; what that means is for the ledger to say.
+            Err(failure) if failure.code == UNDEFINED_TABLE => return Ok(()),
+            owners => owners?,
+        };
+        for row in owners {
             let (owner, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
             if owner != job {
                 return Err(Failure::fatal(format!(

@@ -65,6 +65,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, with the statement that an administrator must run where it has this code.
+    pub(crate) fn hinted(mut self, code: &str, statement: &str) -> Self {
+        if self.code == code {
+            self.text = format!("{}; an administrator must run: {statement};", self.text);
+        }
+        self
+    }
+
     /// A failure while the connection was being made: there, FATAL is how the server says every no.
     pub(crate) fn at_connect(error: &tokio_postgres::Error) -> Self {
         match error.as_db_error() {

@@ -11,6 +11,7 @@ mod numeric;
 mod quote;
 mod reduce;
 mod refused;
+mod table;
 mod tables;
 mod tls;
 mod transaction;

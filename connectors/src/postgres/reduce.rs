@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use pulso_dataflow::batch::{Change, SinkRows};
 
-use super::tables::{Keyed, Table};
+use super::table::{Keyed, Table};
 
 /// Row `row` of part `part`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

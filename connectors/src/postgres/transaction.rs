@@ -44,15 +44,23 @@ impl PostgresWriter {
                     return Ok(Outcome::Committed);
                 }
                 Ok(Tried::GuardMissed(key_groups)) => {
-                    let connection = self.connected()?;
-                    connection.run("ROLLBACK").await?;
+                    self.roll_back().await?;
                     let rows = self.ledger.read(self.connected()?, &key_groups).await?;
                     return Ok(Outcome::GuardMissed { rows });
                 }
                 Err(Setback::Failed(failure)) if failure.kind == Kind::ConnectionLost => return Err(failure),
                 Err(setback) => setback,
             };
-            self.connected()?.run("ROLLBACK").await?;
+            match (self.roll_back().await, &setback) {
+                (Ok(()), _) => {}
+                // COMMIT was not sent, so the end of the session settles it.
+                (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => {
+                    self.connection = None;
+                    return Ok(Outcome::Failed { reason: failure.text.clone() });
+                }
+                (Err(lost), Setback::Failed(failure)) => return Err(lost.during(&failure.text)),
+                (Err(lost), _) => return Err(lost),
+            }
             match setback {
                 Setback::NotNew { sink } => {
                     tracing::warn!(job = %self.ledger.job, sink, "a key that should be new is there; staging for a while");
@@ -70,6 +78,10 @@ impl PostgresWriter {
                 }
             }
         }
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.connection.as_mut().ok_or_else(no_connection)?.roll_back("ROLLBACK").await
     }
 
     /// What a transaction that was rolled back for certain means to the caller.
@@ -149,6 +161,12 @@ impl PostgresWriter {
         let mut refused: Vec<Refused> = Vec::new();
         let letters_table = quote::table(&self.spec.dead_letter.table);
         let author = letters::Author { job: self.ledger.job, name: &self.spec.name };
+        let is_strange = |rows: &&SinkRows| !self.tables.iter().any(|table| table.sink == rows.sink);
+        if let Some(rows) = of_epochs.iter().flat_map(|rows| &rows.sinks).find(is_strange) {
+            return Err(
+                Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)).into()
+            );
+        }
         let connection = self.connection.as_mut().ok_or_else(no_connection)?;
         for table in &self.tables {
             let parts: Vec<&SinkRows> =

@@ -14,7 +14,8 @@ use super::connect::{Address, Connection, application_name};
 use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY, TargetError};
 use super::ledger::{Ledger, Rows};
 use super::refused::RefusedShare;
-use super::tables::{self, Table};
+use super::table::Table;
+use super::tables;
 use super::transaction::no_connection;
 use super::{create, quote};
 
@@ -101,14 +102,10 @@ impl PostgresWriter {
         key_groups: &BTreeSet<KeyGroupId>,
         create: bool,
     ) -> Result<Rows, TargetError> {
-        let begun = self.begin();
-        let done = match begun {
-            true => self.take_over_on_connection(attempt, key_groups, create).await,
-            false => {
-                self.connection = None;
-                self.take_over_on_connection(attempt, key_groups, create).await
-            }
-        };
+        if !self.begin() {
+            self.connection = None;
+        }
+        let done = self.take_over_on_connection(attempt, key_groups, create).await;
         self.end(done)
     }
 
@@ -195,7 +192,7 @@ impl PostgresWriter {
         self.tables = self.check(&spec, &sinks).await?;
         let rows = self.claim(attempt, key_groups).await;
         // Whatever came of it, transactions wait for locks as long as before.
-        self.connected()?.run("RESET lock_timeout; SET lock_timeout = '5s'").await?;
+        self.connected()?.run("SET lock_timeout = '5s'").await?;
         rows
     }
 

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 /// What becomes of the bytes that the client just sent.
-pub enum Action {
+pub(crate) enum Action {
     Forward,
     /// Only half of them arrive, and nothing more in either direction until [`Proxy::wake`]: a paused process.
     StallInHalf,
@@ -19,15 +19,15 @@ pub enum Action {
 
 type Rule = Box<dyn FnMut(&[u8]) -> Action + Send>;
 
-pub struct Proxy {
-    pub port: u16,
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
     rule: Arc<Mutex<Rule>>,
     stalled: Arc<Notify>,
     wake: Arc<Notify>,
 }
 
 impl Proxy {
-    pub async fn start(server: u16) -> Self {
+    pub(crate) async fn start(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| Action::Forward)));
@@ -45,16 +45,16 @@ impl Proxy {
         Self { port, rule, stalled, wake }
     }
 
-    pub fn rule(&self, rule: impl FnMut(&[u8]) -> Action + Send + 'static) {
+    pub(crate) fn rule(&self, rule: impl FnMut(&[u8]) -> Action + Send + 'static) {
         *self.rule.lock().unwrap() = Box::new(rule);
     }
 
     /// Waits until a connection stalls.
-    pub async fn stalled(&self) {
+    pub(crate) async fn stalled(&self) {
         self.stalled.notified().await;
     }
 
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 }
@@ -104,6 +104,6 @@ async fn carry(
     }
 }
 
-pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
+pub(crate) fn contains(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }

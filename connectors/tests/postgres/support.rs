@@ -17,7 +17,7 @@ use pulso_servers::{Postgres, PostgresOptions, temporary_folder};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-pub struct Server {
+pub(crate) struct Server {
     // Dropped before its folder goes.
     postgres: Postgres,
     _folder: Box<dyn std::any::Any + Send + Sync>,
@@ -27,15 +27,15 @@ static SERVER: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// A database of the test's own.
-pub struct Database {
-    pub url: String,
-    pub port: u16,
-    pub name: String,
+pub(crate) struct Database {
+    pub(crate) url: String,
+    pub(crate) port: u16,
+    pub(crate) name: String,
     _server: Arc<Server>,
 }
 
 impl Database {
-    pub async fn create() -> Self {
+    pub(crate) async fn create() -> Self {
         let mut shared = SERVER.lock().await;
         let server = match shared.upgrade() {
             Some(server) => server,
@@ -56,29 +56,29 @@ impl Database {
         Self { url, port, name, _server: server }
     }
 
-    pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         query(&self.url, sql).await
     }
 
     /// All rows as one text: fields by `|`, rows by blanks.
-    pub async fn text(&self, sql: &str) -> String {
+    pub(crate) async fn text(&self, sql: &str) -> String {
         self.query(sql).await.iter().map(|row| row.join("|")).collect::<Vec<_>>().join(" ")
     }
 
     /// The same database through another port.
-    pub fn url_by(&self, port: u16) -> String {
+    pub(crate) fn url_by(&self, port: u16) -> String {
         format!("postgresql://postgres@127.0.0.1:{port}/{}?sslmode=disable", self.name)
     }
 }
 
 /// A client of the test's own, not of the code that is tested.
-pub async fn client(url: &str) -> tokio_postgres::Client {
+pub(crate) async fn client(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-pub async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {
+pub(crate) async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {
     let messages = client(url).await.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     let mut rows = Vec::new();
     for message in messages {
@@ -89,7 +89,7 @@ pub async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {
     rows
 }
 
-pub fn field(name: &str, kind: FieldType, required: bool) -> FieldSpec {
+pub(crate) fn field(name: &str, kind: FieldType, required: bool) -> FieldSpec {
     FieldSpec {
         name: name.to_owned(),
         kind,
@@ -105,7 +105,7 @@ pub fn field(name: &str, kind: FieldType, required: bool) -> FieldSpec {
 }
 
 /// A sink with all fields as columns.
-pub fn sink(table: &str, fields: &[FieldSpec], write: WriteMode) -> SinkSpec {
+pub(crate) fn sink(table: &str, fields: &[FieldSpec], write: WriteMode) -> SinkSpec {
     let columns = fields.iter().enumerate().map(|(i, field)| SinkColumn {
         name: field.name.clone(),
         value: SinkValue::Column(i),
@@ -124,7 +124,7 @@ pub fn sink(table: &str, fields: &[FieldSpec], write: WriteMode) -> SinkSpec {
     }
 }
 
-pub fn job(url: &str, fields: Vec<FieldSpec>, sinks: Vec<SinkSpec>) -> JobSpec {
+pub(crate) fn job(url: &str, fields: Vec<FieldSpec>, sinks: Vec<SinkSpec>) -> JobSpec {
     let postgres = TargetKind::Postgres { url: url.to_owned().into(), max_refused: 0.1 };
     JobSpec {
         name: "vitals".to_owned(),
@@ -154,18 +154,18 @@ pub fn job(url: &str, fields: Vec<FieldSpec>, sinks: Vec<SinkSpec>) -> JobSpec {
 }
 
 /// `k` text, `v` bigint, key `k`: the table of most tests.
-pub fn key_value(url: &str, write: WriteMode) -> JobSpec {
+pub(crate) fn key_value(url: &str, write: WriteMode) -> JobSpec {
     let fields = vec![field("k", FieldType::String, true), field("v", FieldType::Int64, false)];
     let sinks = vec![sink("kv", &fields, write)];
     job(url, fields, sinks)
 }
 
-pub fn upsert() -> WriteMode {
+pub(crate) fn upsert() -> WriteMode {
     WriteMode::Upsert { key: vec![0], newest_by: None }
 }
 
 /// Rows of one sink; all columns nullable, as dataflow makes them.
-pub fn rows(sink: usize, columns: Vec<(&str, ArrayRef)>, changes: Vec<Change>) -> TargetRows {
+pub(crate) fn rows(sink: usize, columns: Vec<(&str, ArrayRef)>, changes: Vec<Change>) -> TargetRows {
     let fields: Vec<Field> = columns.iter().map(|(name, a)| Field::new(*name, a.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
@@ -174,38 +174,38 @@ pub fn rows(sink: usize, columns: Vec<(&str, ArrayRef)>, changes: Vec<Change>) -
 }
 
 /// Rows of [`key_value`].
-pub fn kv(of: &[(&str, Option<i64>, Change)]) -> TargetRows {
+pub(crate) fn kv(of: &[(&str, Option<i64>, Change)]) -> TargetRows {
     use arrow::array::{Int64Array, StringArray};
     let keys: ArrayRef = Arc::new(StringArray::from_iter_values(of.iter().map(|row| row.0)));
     let values: ArrayRef = Arc::new(of.iter().map(|row| row.1).collect::<Int64Array>());
     rows(0, vec![("k", keys), ("v", values)], of.iter().map(|row| row.2).collect())
 }
 
-pub fn group(number: u16) -> KeyGroupId {
+pub(crate) fn group(number: u16) -> KeyGroupId {
     KeyGroupId { stage: Stage(0), group: KeyGroup(number) }
 }
 
-pub fn mark(epoch: u64) -> Mark {
+pub(crate) fn mark(epoch: u64) -> Mark {
     if epoch == 0 { Mark::NOTHING } else { Mark { epoch: Epoch(epoch), hash: CutHash(u128::from(epoch) << 100 | 7) } }
 }
 
 /// A writer with the marks of its key groups, all of which have rows in every epoch.
-pub struct Writer {
-    pub writer: PostgresWriter,
-    pub groups: BTreeSet<KeyGroupId>,
-    pub epoch: u64,
+pub(crate) struct Writer {
+    pub(crate) writer: PostgresWriter,
+    pub(crate) groups: BTreeSet<KeyGroupId>,
+    pub(crate) epoch: u64,
 }
 
-pub const JOB: JobId = JobId(Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0));
+pub(crate) const JOB: JobId = JobId(Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0));
 
 impl Writer {
-    pub fn of(spec: &JobSpec, groups: &[u16]) -> Self {
+    pub(crate) fn of(spec: &JobSpec, groups: &[u16]) -> Self {
         let writer = PostgresWriter::new(JOB, TargetId(0), Arc::new(spec.clone())).unwrap();
         Self { writer, groups: groups.iter().copied().map(group).collect(), epoch: 0 }
     }
 
     /// Deployed for the first time: everything is made, attempt 1.
-    pub async fn first(spec: &JobSpec) -> Self {
+    pub(crate) async fn first(spec: &JobSpec) -> Self {
         let mut writer = Self::of(spec, &[0, 1]);
         let found = writer.take_over(1, true).await.unwrap();
         assert_eq!(found, [(0, Some((1, mark(0)))), (1, Some((1, mark(0))))].into());
@@ -213,16 +213,16 @@ impl Writer {
     }
 
     /// Rows by number of key group: attempt and mark.
-    pub async fn take_over(&mut self, attempt: u64, create: bool) -> Result<Found, TargetError> {
+    pub(crate) async fn take_over(&mut self, attempt: u64, create: bool) -> Result<Found, TargetError> {
         self.writer.take_over(Attempt(attempt), &self.groups, create).await.map(found)
     }
 
-    pub async fn register(&mut self, attempt: u64) -> Result<Found, TargetError> {
+    pub(crate) async fn register(&mut self, attempt: u64) -> Result<Found, TargetError> {
         self.writer.register(Attempt(attempt), &self.groups).await.map(found)
     }
 
     /// One transaction of several epochs, guarded by the last one committed here.
-    pub async fn transact(&mut self, outputs: Vec<TargetRows>) -> Result<Outcome, TargetError> {
+    pub(crate) async fn transact(&mut self, outputs: Vec<TargetRows>) -> Result<Outcome, TargetError> {
         let outputs: Vec<(Epoch, TargetRows)> = (self.epoch + 1..).map(Epoch).zip(outputs).collect();
         let last = outputs.last().unwrap().0;
         let guard = self.groups.iter().map(|id| GuardRow { key_group: *id, from: mark(self.epoch), to: mark(last.0) });
@@ -234,13 +234,13 @@ impl Writer {
         Ok(outcome)
     }
 
-    pub async fn commit(&mut self, outputs: Vec<TargetRows>) {
+    pub(crate) async fn commit(&mut self, outputs: Vec<TargetRows>) {
         assert_eq!(self.transact(outputs).await.unwrap(), Outcome::Committed);
     }
 }
 
-pub type Found = BTreeMap<u16, Option<(u64, Mark)>>;
+pub(crate) type Found = BTreeMap<u16, Option<(u64, Mark)>>;
 
-pub fn found(rows: pulso_connectors::postgres::Rows) -> Found {
+pub(crate) fn found(rows: pulso_connectors::postgres::Rows) -> Found {
     rows.into_iter().map(|(id, row)| (id.group.0, row.map(|row| (row.attempt.0, row.mark)))).collect()
 }

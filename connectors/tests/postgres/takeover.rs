@@ -128,7 +128,8 @@ async fn an_idle_connection_that_ends_is_noticed() {
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
     database
         .query(&format!(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pulso/{JOB}/1'"
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where application_name = 'pulso/{JOB}/1' and datname = current_database()"
         ))
         .await;
     let reason = tokio::time::timeout(Duration::from_secs(5), writer.writer.closed()).await.unwrap();
@@ -155,4 +156,20 @@ async fn a_call_that_is_given_up_costs_the_connection() {
     assert_eq!(writer.register(1).await.unwrap()[&0], Some((1, mark(0))));
     writer.commit(vec![kv(&[("c", Some(1), Change::Insert)])]).await;
     assert_eq!(database.text("select k from kv").await, "c");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_is_tried_again_on_the_same_connection() {
+    let database = Database::create().await;
+    let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
+    let connection = writer.writer.connection();
+    let blocker = client(&database.url).await;
+    blocker.batch_execute("begin; lock table kv").await.unwrap();
+    for change in [Change::Insert, Change::Correction] {
+        let outcome = writer.transact(vec![kv(&[("a", Some(1), change)])]).await.unwrap();
+        assert!(matches!(&outcome, Outcome::RolledBack { reason } if reason.contains("55P03")), "{outcome:?}");
+    }
+    blocker.batch_execute("rollback").await.unwrap();
+    writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    assert_eq!(writer.writer.connection(), connection);
 }

@@ -127,7 +127,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         field("d", FieldType::Date, false),
     ];
     let mut writer =
-        Writer::first(&job(&database.url, fields.clone(), vec![sink("some", &fields, WriteMode::Append)])).await;
+        Writer::first(&job(&database.url, fields.clone(), vec![sink("any_values", &fields, WriteMode::Append)])).await;
     let mut runner = TestRunner::default();
     // 38 digits, of every length.
     let decimal = (any::<i128>(), 0..38u32).prop_map(|(n, digits)| n % 10i128.pow(digits + 1));
@@ -146,7 +146,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
     let columns = fields.iter().map(|field| field.name.as_str()).zip(arrays).collect();
     writer.commit(vec![rows(0, columns, vec![Change::Insert; values.len()])]).await;
     let sql = "select (n * 1e17)::numeric(38,0), f, (extract(epoch from ts) * 1000000)::bigint, d - date '1970-01-01'
-        from some order by ctid";
+        from any_values order by ctid";
     let read = database.query(sql).await;
     assert_eq!(read.len(), values.len());
     for (row, (n, f, ts, d)) in read.iter().zip(&values) {
@@ -162,7 +162,7 @@ async fn what_postgres_cannot_hold_is_refused_row_by_row() {
     let fields = vec![field("ts", timestamp(), false), field("d", FieldType::Date, false)];
     let mut writer =
         Writer::first(&job(&database.url, fields.clone(), vec![sink("far", &fields, WriteMode::Append)])).await;
-    let times = TimestampMicrosecondArray::from(vec![i64::MAX, i64::MIN, 0, 0, 0]).with_timezone("UTC");
+    let times = TimestampMicrosecondArray::from(vec![i64::MIN, i64::MIN + 1, 0, 0, 0]).with_timezone("UTC");
     let dates = Date32Array::from(vec![0, 0, i32::MAX, i32::MIN, 0]);
     let columns: Vec<(&str, ArrayRef)> = vec![("ts", Arc::new(times)), ("d", Arc::new(dates))];
     writer.commit(vec![rows(0, columns, vec![Change::Insert; 5])]).await;
