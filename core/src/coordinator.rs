@@ -28,6 +28,7 @@ use crate::ids::{
     CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime,
 };
 use crate::message::{Instruction, Report};
+use crate::mistake::Mistake;
 use crate::record::{JobDefinition, Record};
 
 /// Everything that can happen to the coordinator.
@@ -171,6 +172,8 @@ pub struct Settings {
     pub retained: usize,
     /// Between an attempt that failed and the next one; doubles up to 32 times this.
     pub retry_backoff: Duration,
+    #[doc(hidden)]
+    pub mistake: Mistake,
 }
 
 impl Default for Settings {
@@ -186,6 +189,7 @@ impl Default for Settings {
             checkpoint_timeout: Duration::from_secs(60),
             retained: 3,
             retry_backoff: Duration::from_millis(50),
+            mistake: Mistake::None,
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod ids;
 pub mod key_group;
 pub mod ledger;
 pub mod message;
+#[doc(hidden)]
+pub mod mistake;
 pub mod placement;
 pub mod record;
 pub mod source;

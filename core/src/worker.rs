@@ -21,6 +21,7 @@ pub use view::{DeployedView, JobView, WriterView};
 
 use crate::ids::{Attempt, Instant, JobId, TaskManagerId};
 use crate::message::{Failure, Instruction};
+use crate::mistake::Mistake;
 use job::Job;
 
 /// The bounds of a worker.
@@ -30,11 +31,13 @@ pub struct Settings {
     pub transaction_bytes: u64,
     /// First pause before a target is tried again; doubles up to 64 times this.
     pub retry_backoff: Duration,
+    #[doc(hidden)]
+    pub mistake: Mistake,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { transaction_bytes: 16 << 20, retry_backoff: Duration::from_millis(20) }
+        Self { transaction_bytes: 16 << 20, retry_backoff: Duration::from_millis(20), mistake: Mistake::None }
     }
 }
 

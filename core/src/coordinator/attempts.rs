@@ -137,6 +137,7 @@ impl Job {
             bad: &self.bad,
             readings: &self.readings,
             copies: &preparing.prepared,
+            mistake: cx.settings.mistake,
         };
         let attempt = preparing.logged.attempt;
         match decide(&facts) {

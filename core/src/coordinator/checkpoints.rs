@@ -10,6 +10,7 @@ use super::{Answer, CheckpointId, Command, Epoch, Instant, RequestId, TaskManage
 use crate::control_log::{JobState, RetainedCheckpoint};
 use crate::ids::KeyGroupId;
 use crate::message::{Instruction, Snapshot};
+use crate::mistake::Mistake;
 use crate::record::{Manifest, Record};
 
 /// After a checkpoint that failed, also where somebody waits for one.
@@ -82,7 +83,8 @@ impl Job {
         if !(wanted || due) {
             return;
         }
-        let (id, epoch) = (self.schedule.next, committed);
+        let ahead = cx.settings.mistake == Mistake::UncommittedCheckpoint;
+        let (id, epoch) = (self.schedule.next, if ahead { state.newest_cut().epoch } else { committed });
         self.schedule = Schedule { next: CheckpointId(id.0 + 1), began: now, read, not_before: now };
         let savepoints = std::mem::take(&mut self.calls.savepoints);
         let snapshots = BTreeMap::new();

@@ -8,6 +8,7 @@ use crate::cut::Cut;
 use crate::ids::{KeyGroupId, TargetId};
 use crate::ledger::Mark;
 use crate::message::{Copy, Restore, Snapshot};
+use crate::mistake::Mistake;
 use crate::placement::Plan;
 
 /// What takeovers found below the state's own *p*, until an attempt has taken over everything.
@@ -29,6 +30,7 @@ pub(super) struct Facts<'a> {
     pub(super) bad: &'a BTreeSet<CheckpointId>,
     pub(super) readings: &'a Readings,
     pub(super) copies: &'a Prepared,
+    pub(super) mistake: Mistake,
 }
 
 #[derive(Debug, PartialEq)]
@@ -93,7 +95,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         };
     }
     let alone = |origins: BTreeMap<KeyGroupId, Origin>| {
-        let resume = origins.iter().map(|(key_group, origin)| (*key_group, origin.epoch())).collect();
+        let resume = origins.iter().map(|(key_group, origin)| (*key_group, facts.resume(*key_group, origin))).collect();
         Decision::Resume(Recovery { resume, origins })
     };
     if facts.stages <= 1 {
@@ -118,12 +120,29 @@ impl Facts<'_> {
         let restored = self.checkpoints.iter().rev().find_map(|checkpoint| self.restored(checkpoint, key_group));
         let floor = restored.as_ref().map(Origin::epoch).unwrap_or_default();
         let stayed = self.before.is_some_and(|plan| plan.key_groups.get(&key_group) == Some(&owner));
-        let copy = self.copies.get(&owner).and_then(|copies| copies.get(&key_group)).filter(|_| stayed);
-        let kept = copy.map(|copy| Origin::Kept(copy.clone()));
+        let trusted = self.mistake == Mistake::StaleCopy && !stayed;
+        let copy = self.copies.get(&owner).and_then(|copies| copies.get(&key_group)).filter(|_| stayed || trusted);
+        let current = |copy: &Copy| if trusted { self.newest_copy().max(copy.epoch) } else { copy.epoch };
+        let kept = copy.map(|copy| Origin::Kept(Copy { epoch: current(copy), ..copy.clone() }));
         kept.filter(|kept| kept.epoch() >= floor && self.fits(kept, key_group)).or(restored).or_else(|| {
             let fresh = Origin::Fresh;
             self.fits(&fresh, key_group).then_some(fresh)
         })
+    }
+
+    /// State and output up to this epoch exist: exactly what the origin holds.
+    fn resume(&self, key_group: KeyGroupId, origin: &Origin) -> Epoch {
+        match (origin, self.mistake) {
+            (Origin::Restored(..), Mistake::KeptResume) => {
+                let copies = self.copies.values().filter_map(|copies| copies.get(&key_group));
+                copies.map(|copy| copy.epoch).max().unwrap_or_default().max(origin.epoch())
+            }
+            _ => origin.epoch(),
+        }
+    }
+
+    fn newest_copy(&self) -> Epoch {
+        self.copies.values().flat_map(BTreeMap::values).map(|copy| copy.epoch).max().unwrap_or_default()
     }
 
     /// The newest checkpoint that all key groups can be restored from, else the beginning.

@@ -7,6 +7,7 @@ use super::*;
 use crate::cut::{CutHash, SplitCut};
 use crate::ids::{EventTime, KeyGroup, Position, SplitId, Stage, WallTime};
 use crate::message::Counters;
+use crate::mistake::Mistake;
 use crate::record::Manifest;
 
 const TARGET: TargetId = TargetId(0);
@@ -100,6 +101,7 @@ impl Case {
             bad: &self.bad,
             readings: &self.readings,
             copies: &self.copies,
+            mistake: Mistake::None,
         })
     }
 

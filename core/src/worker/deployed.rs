@@ -14,6 +14,7 @@ use crate::cut::CutHash;
 use crate::ids::{Attempt, Epoch, KeyGroupId, Stage, TargetId};
 use crate::ledger::Mark;
 use crate::message::{Copy, Deployment, Failure, Report, Restore, Seal};
+use crate::mistake::Mistake;
 
 #[derive(Debug, Clone)]
 pub(super) struct Deployed<P, O> {
@@ -279,7 +280,8 @@ impl<P, O: Clone> Deployed<P, O> {
 
     fn become_ready(&mut self, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
         let Phase::Starting { restoring, .. } = &self.phase else { return };
-        if restoring.is_empty() && self.writers.values().all(Writer::is_taken_over) {
+        let early = context.settings.mistake == Mistake::EarlyProcessing;
+        if restoring.is_empty() && (early || self.writers.values().all(Writer::is_taken_over)) {
             self.phase = Phase::Running;
             out.push(Command::Report(Report::Ready { job: context.job, attempt: context.attempt }));
         }

@@ -7,6 +7,7 @@ use super::history::History;
 use super::{Command, Context, Event, Stop};
 use crate::ids::{Attempt, KeyGroupId, TargetId};
 use crate::message::{Copy, Deployment, Failure, Instruction, Report, Restore};
+use crate::mistake::Mistake;
 
 /// What arrives between `Prepared` and `Deploy` because others were deployed sooner: at most this many events.
 const EARLY: usize = 4096;
@@ -186,7 +187,9 @@ impl<P, O: Clone> Job<P, O> {
         if deployment.attempt != self.attempt {
             return;
         }
-        if let Some(reason) = unusable(&deployment, frozen, early.is_some()) {
+        if let Some(reason) = unusable(&deployment, frozen, early.is_some())
+            && context.settings.mistake != Mistake::StaleCopy
+        {
             let (job, attempt) = (context.job, context.attempt);
             out.push(Command::Report(Report::Failed { job, attempt, failure: Failure::Retry { reason } }));
             return;

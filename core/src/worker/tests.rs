@@ -116,7 +116,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let settings = Settings { transaction_bytes: 100, retry_backoff: Duration::from_millis(10) };
+        let settings =
+            Settings { transaction_bytes: 100, retry_backoff: Duration::from_millis(10), ..Settings::default() };
         Self { worker: Worker::new(ME, settings), now: Instant(0), attempt: Attempt(0) }
     }
 

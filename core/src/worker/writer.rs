@@ -10,6 +10,7 @@ use crate::cut::CutHash;
 use crate::ids::{CheckpointId, ConnectionId, Epoch, Instant, KeyGroupId, Stage, TargetId};
 use crate::ledger::{self, GuardRow, LedgerRow, Mark, Survey};
 use crate::message::{Failure, Verdict};
+use crate::mistake::Mistake;
 
 type Rows = BTreeMap<KeyGroupId, Option<LedgerRow>>;
 
@@ -195,6 +196,10 @@ impl<O: Clone> Writer<O> {
         if !matches!(self.state, State::TakingOver | State::Paused { next: Next::TakeOver, .. }) {
             return Ok(None);
         }
+        if context.settings.mistake == Mistake::MarkFromLedger {
+            let read = |id: &KeyGroupId| rows.get(id).copied().flatten().map_or(Mark::NOTHING, |row| row.mark);
+            self.marks.iter_mut().for_each(|(id, p)| *p = read(id));
+        }
         let verdict = match ledger::survey(rows, context.attempt, &self.marks, known) {
             Survey::Fenced { by } => return Err(self.fenced(by)),
             Survey::Ahead { key_group, found } => Verdict::Ahead { key_group, found },
@@ -242,7 +247,7 @@ impl<O: Clone> Writer<O> {
                 let raised = self.look(rows, context)?;
                 self.connection = Some(connection);
                 if matches!(self.state, State::Idle) {
-                    self.trim(raised)?;
+                    self.trim(raised, context)?;
                 }
             }
             State::TakingOver

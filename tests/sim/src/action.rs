@@ -111,6 +111,8 @@ pub(crate) enum Heal {
     Partition(crate::network::Node, crate::network::Node),
     /// Another TaskManager process starts.
     Restart,
+    /// A TaskManager that no JobManager reached comes back, just as the others need another attempt.
+    Return(usize),
     /// A TaskManager that leaves ends.
     Exit(usize),
     RestartJobManager(usize),

@@ -1,5 +1,7 @@
 //! Mistakes put into the protocol on purpose, one at a time: each must make some seed fail, or the checks lack something.
 
+use pulso_core::mistake as core;
+
 /// DESIGN.md section 9, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mistake {
@@ -77,6 +79,32 @@ impl Mistake {
 pub(crate) struct Mistakes(pub(crate) Option<Mistake>);
 
 impl Mistakes {
+    /// The switch inside the machines, for what only they can get wrong.
+    pub(crate) fn in_core(&self) -> core::Mistake {
+        match self.0 {
+            Some(Mistake::EarlyProcessing) => core::Mistake::EarlyProcessing,
+            Some(Mistake::NoTrim) => core::Mistake::NoTrim,
+            Some(Mistake::MarkFromLedger) => core::Mistake::MarkFromLedger,
+            Some(Mistake::UncommittedCheckpoint) => core::Mistake::UncommittedCheckpoint,
+            Some(Mistake::StaleCopy) => core::Mistake::StaleCopy,
+            Some(Mistake::KeptResume) => core::Mistake::KeptResume,
+            Some(Mistake::OwnCommitFences) => core::Mistake::OwnCommitFences,
+            Some(
+                Mistake::CommitOnProcessing
+                | Mistake::SealBeforeDurable
+                | Mistake::NoPrepare
+                | Mistake::OneMuteLevel
+                | Mistake::GuardBehindRows
+                | Mistake::NoRegister
+                | Mistake::FlushAhead
+                | Mistake::ForeignSeal
+                | Mistake::LateAttempt
+                | Mistake::IdleForgets,
+            )
+            | None => core::Mistake::None,
+        }
+    }
+
     pub(crate) fn has(&self, mistake: Mistake) -> bool {
         self.0 == Some(mistake)
     }

@@ -7,6 +7,7 @@ use crate::cut::CutHash;
 use crate::ids::{CheckpointId, Epoch, KeyGroupId};
 use crate::ledger::Mark;
 use crate::message::{Counters, Report};
+use crate::mistake::Mistake;
 use crate::worker::checkpoint::Checkpoint;
 use crate::worker::history::{Change, History};
 use crate::worker::writer::{Queued, Writer};
@@ -102,7 +103,7 @@ impl<P, O: Clone> Deployed<P, O> {
         if self.histories.is_empty() || self.checkpoint.id().is_some_and(|under_way| under_way >= checkpoint) {
             return;
         }
-        if let Some(reason) = self.cannot_checkpoint(epoch) {
+        if let Some(reason) = self.cannot_checkpoint(epoch, context) {
             out.push(Command::Report(Report::CheckpointFailed { job, attempt, checkpoint, reason }));
             return;
         }
@@ -116,8 +117,9 @@ impl<P, O: Clone> Deployed<P, O> {
     }
 
     /// Only what is committed in every target may be in a checkpoint, and a flush cannot be undone.
-    fn cannot_checkpoint(&self, epoch: Epoch) -> Option<String> {
-        if matches!(self.phase, Phase::Starting { .. }) || epoch > self.committed() {
+    fn cannot_checkpoint(&self, epoch: Epoch, context: &Context<'_>) -> Option<String> {
+        let ahead = context.settings.mistake == Mistake::UncommittedCheckpoint;
+        if matches!(self.phase, Phase::Starting { .. }) || (epoch > self.committed() && !ahead) {
             return Some(format!("epoch {epoch} is not committed here yet"));
         }
         let beyond = self.histories.iter().find(|(_, history)| history.base() > epoch);

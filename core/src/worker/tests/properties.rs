@@ -81,7 +81,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings { transaction_bytes: 3, retry_backoff: Duration::from_millis(10) };
+        let settings =
+            Settings { transaction_bytes: 3, retry_backoff: Duration::from_millis(10), ..Settings::default() };
         Self {
             worker: Worker::new(ME, settings),
             now: Instant(0),

@@ -6,13 +6,14 @@ use super::{Queued, Rows, Writer};
 use crate::ids::{Attempt, Epoch, KeyGroupId};
 use crate::ledger::{self, Mark, Survey};
 use crate::message::Failure;
+use crate::mistake::Mistake;
 use crate::worker::{Context, Stop};
 
 impl<O: Clone> Writer<O> {
     /// Looks at the rows and takes what came through out of the queue.
     pub(super) fn compare(&mut self, rows: &Rows, context: &Context<'_>) -> Result<(), Stop> {
         let raised = self.look(rows, context)?;
-        self.trim(raised)
+        self.trim(raised, context)
     }
 
     /// Compares the rows of all hosted key groups with *p*. Returns those that an own transaction has moved on, whose
@@ -24,6 +25,11 @@ impl<O: Clone> Writer<O> {
         };
         let target = self.target;
         match ledger::survey(rows, context.attempt, &self.marks, queued) {
+            Survey::Consistent { raised }
+                if !raised.is_empty() && context.settings.mistake == Mistake::OwnCommitFences =>
+            {
+                Err(self.fenced(context.attempt))
+            }
             Survey::Consistent { raised } => Ok(raised),
             Survey::Fenced { by } => Err(self.fenced(by)),
             Survey::Behind { readings } => Err(Stop::Failed(Failure::WentBack { target, readings })),
@@ -39,9 +45,12 @@ impl<O: Clone> Writer<O> {
     }
 
     /// An own COMMIT came through: its epochs leave the queue, all of them or none.
-    pub(super) fn trim(&mut self, raised: BTreeMap<KeyGroupId, Mark>) -> Result<(), Stop> {
+    pub(super) fn trim(&mut self, raised: BTreeMap<KeyGroupId, Mark>, context: &Context<'_>) -> Result<(), Stop> {
         let Some(upto) = raised.values().map(|mark| mark.epoch).max() else { return Ok(()) };
         self.marks.extend(raised);
+        if context.settings.mistake == Mistake::NoTrim {
+            return Ok(());
+        }
         let through = self.queue.iter().take_while(|queued| queued.epoch <= upto);
         for queued in through.clone() {
             let is_in = |id| self.marks.get(id).is_some_and(|mark| mark.epoch >= queued.epoch);

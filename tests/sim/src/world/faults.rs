@@ -33,9 +33,10 @@ enum Fault {
     BreakLink,
     Savepoint,
     KillAll,
+    Absence,
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 23] = [
     Fault::Kill,
     Fault::LoseMachine,
     Fault::Pause,
@@ -58,6 +59,7 @@ const FAULTS: [Fault; 22] = [
     Fault::BreakLink,
     Fault::Savepoint,
     Fault::KillAll,
+    Fault::Absence,
 ];
 
 impl World {
@@ -140,6 +142,7 @@ impl World {
             Fault::BreakSession | Fault::BreakLink => self.break_some(fault),
             Fault::Savepoint => self.savepoint(),
             Fault::KillAll => self.kill_all(),
+            Fault::Absence => self.absence(),
         }
     }
 
@@ -262,6 +265,28 @@ impl World {
         }
     }
 
+    /// One TaskManager is out of every JobManager's reach for long enough to be replaced, and then back with what it
+    /// holds.
+    fn absence(&mut self) {
+        let Some(tm) = self.some_task_manager() else { return };
+        let me = Node::TaskManager(tm);
+        for jm in 0..self.jms.len() {
+            self.network.partition(me, Node::JobManager(jm));
+        }
+        self.watch_all(|a, b| matches!(a, Node::JobManager(_)) && b == me);
+        self.heal_after(1_600_000..3_500_000, Heal::Return(tm));
+    }
+
+    fn come_back(&mut self, tm: usize) {
+        let others: Vec<usize> = (0..self.tms.len()).filter(|t| *t != tm && self.tms[*t].runs()).collect();
+        if let (Some(other), true) = (self.chance.pick(&others).copied(), self.rough) {
+            self.broker_trouble(other);
+        }
+        for jm in 0..self.jms.len() {
+            self.heal_after(1..40_000, Heal::Partition(Node::TaskManager(tm), Node::JobManager(jm)));
+        }
+    }
+
     fn kill_all(&mut self) {
         for tm in 0..self.tms.len() {
             if self.tms[tm].is_alive() {
@@ -289,6 +314,7 @@ impl World {
                 }
             }
             Heal::Resume(_) | Heal::ResumeJobManager(_) => {}
+            Heal::Return(tm) => self.come_back(tm),
             Heal::Partition(a, b) => {
                 if !self.is_lost(a) && !self.is_lost(b) {
                     self.network.heal(a, b);

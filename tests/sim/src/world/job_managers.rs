@@ -44,6 +44,7 @@ impl World {
     fn coordinator_settings(&self) -> coordinator::Settings {
         coordinator::Settings {
             window: 6,
+            mistake: self.mistakes.in_core(),
             checkpoint_interval: Duration::from_micros(self.scenario.checkpoint_every),
             checkpoint_timeout: Duration::from_millis(1_500),
             ..coordinator::Settings::default()

@@ -83,6 +83,8 @@ impl World {
                 Next::Send(request) => self.ask(target, connection, request),
                 Next::TakenOver(attempt, rows) => {
                     self.fenced(attempt, &rows);
+                    let read = rows.iter().map(|(k, row)| ((target, *k), *row));
+                    self.tms[tm].remembered.extend(read);
                     let event = Event::TakenOver { job: JOB, attempt, target, connection, rows };
                     self.tell(tm, event);
                 }

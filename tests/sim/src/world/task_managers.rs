@@ -24,7 +24,7 @@ impl World {
         let index = self.tms.len();
         let id = TaskManagerId(self.chance.uuid());
         let me = Node::TaskManager(index);
-        let settings = Settings { transaction_bytes: 5_000, ..Settings::default() };
+        let settings = Settings { transaction_bytes: 5_000, mistake: self.mistakes.in_core(), ..Settings::default() };
         self.tms.push(TaskManager {
             id,
             life: Life::Running,
