@@ -2,12 +2,10 @@
 //!
 //! `cargo bench -p pulso-dataflow --profile dev --bench decode`
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
-#![expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
 mod support;
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use pulso_core::ids::WallTime;
 use pulso_dataflow::decode::Decoder;
@@ -77,7 +75,6 @@ fn lazy(value: &[u8]) -> usize {
 }
 
 fn measure(what: &str, records: usize, run: impl FnOnce() -> usize) {
-    let begun = Instant::now();
-    black_box(run());
-    println!("{:6.3} µs per record  {what}", begun.elapsed().as_secs_f64() * 1e6 / records as f64);
+    let (_, time) = support::measure(|| black_box(run()));
+    println!("{:6.3} µs per record  {what}", time.as_secs_f64() * 1e6 / records as f64);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pulso_core::ids::{Position, SplitId};
 use pulso_dataflow::decode::RawRecord;
@@ -61,4 +62,17 @@ pub(crate) fn job(changed: &str) -> Arc<JobSpec> {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),
     }
+}
+
+/// Time on the processor where Linux tells it, so that other work of the machine does not count; else time on the wall.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+pub(crate) fn measure<T>(run: impl FnOnce() -> T) -> (T, Duration) {
+    let on_processor = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    };
+    let (before, begun) = (on_processor(), Instant::now());
+    let made = run();
+    let time = before.zip(on_processor()).map_or_else(|| begun.elapsed(), |(before, after)| after - before);
+    (made, time)
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float64Builder, Int32Builder,
-    Int64Builder, RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayBuilder, ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder, Float64Builder,
+    Int32Builder, Int64Builder, RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
@@ -109,7 +109,11 @@ impl Column {
 
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::Text(from) => Arc::new(from.finish()),
+            Self::Text(from) => {
+                // The next chunk will need about as much.
+                let next = StringBuilder::with_capacity(from.len(), from.values_slice().len());
+                Arc::new(std::mem::replace(from, next).finish())
+            }
             Self::Bool(from) => Arc::new(from.finish()),
             Self::Int32(from) => Arc::new(from.finish()),
             Self::Int64(from) => Arc::new(from.finish()),

@@ -35,6 +35,12 @@ impl Records {
         self.heads.push(Head { split, position, timestamp_ms, key, value });
     }
 
+    /// These records; goes on with room for as many.
+    pub(crate) fn hand_over(&mut self) -> Self {
+        let next = Self { bytes: Vec::with_capacity(self.bytes.len()), heads: Vec::with_capacity(self.heads.len()) };
+        std::mem::replace(self, next)
+    }
+
     fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);

@@ -208,7 +208,7 @@ impl Decoder {
 
     fn judge_records(&mut self) -> Result<()> {
         if self.columns.len() > 0 {
-            let (batch, records) = (self.columns.finish()?, std::mem::take(&mut self.records));
+            let (batch, records) = (self.columns.finish()?, self.records.hand_over());
             let judged = self.judge.records(batch, records, &mut self.aside)?;
             self.judged.extend((!judged.ids.is_empty()).then_some(judged));
         }

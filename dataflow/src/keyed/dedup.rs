@@ -234,8 +234,6 @@ impl Scratch {
                 None => unknown.push(at),
             }
         }
-        // Sorted keys are near each other on disk.
-        unknown.sort_unstable_by(|a, b| self.key(*a).cmp(self.key(*b)));
         let keys: Vec<&[u8]> = unknown.iter().map(|at| self.key(*at)).collect();
         let values = if keys.is_empty() { Vec::new() } else { disk.multi_get(&keys)? };
         if values.len() != unknown.len() {
