@@ -96,9 +96,18 @@ impl Cluster {
     /// Starts TaskManagers and waits until the JobManager knows them.
     pub async fn start_task_managers(&mut self, count: usize) -> Result<Vec<TaskManager>> {
         let before = self.nodes()?.len();
+        self.task_managers_up_to(before + count, count).await
+    }
+
+    /// The same where the JobManager has just been started, and may not answer yet.
+    pub async fn start_task_managers_of_new_jobmanager(&mut self, count: usize) -> Result<Vec<TaskManager>> {
+        self.task_managers_up_to(count, count).await
+    }
+
+    async fn task_managers_up_to(&mut self, sum: usize, count: usize) -> Result<Vec<TaskManager>> {
         let task_managers = (0..count).map(|_| self.start_task_manager()).collect::<Result<Vec<_>>>()?;
         until("the TaskManagers to register", Duration::from_secs(20), async || {
-            Ok(self.nodes()?.len() >= before + count)
+            Ok(self.nodes().is_ok_and(|nodes| nodes.len() >= sum))
         })
         .await?;
         Ok(task_managers)

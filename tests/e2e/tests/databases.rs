@@ -1,9 +1,11 @@
 //! The database goes away, answers too late, or is ahead of what the control log knows.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use pulso_e2e::{Cluster, Input, World, compare, expected, stored, until, until_ok};
+use pulso_e2e::{Cluster, Input, World, compare, expected, stored, until_ok};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,7 +36,19 @@ async fn postgresql_stops_at_once_while_rows_flow() -> Result<()> {
     table_is_right(&world).await
 }
 
-/// The table holds more than a control log without history can know: nothing may be written over it.
+/// The job fails, and says so with this.
+async fn fails_with(cluster: &Cluster, reason: &str) -> Result<()> {
+    until_ok("the job to fail", LIMIT, async || {
+        // A failed job is exit code 4, with the reason.
+        let said =
+            cluster.json(&["status", "health-records"]).map_or_else(|e| e.to_string(), |status| status.to_string());
+        anyhow::ensure!(said.contains("job_failed") && said.contains(reason), "{said}");
+        Ok(())
+    })
+    .await
+}
+
+/// A cluster that has forgotten everything: the same file is another job now, and the table is the old one's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_checkpoint_storage_is_refused() -> Result<()> {
     let world = World::start().await?;
@@ -51,20 +65,42 @@ async fn a_wiped_checkpoint_storage_is_refused() -> Result<()> {
     }
     std::fs::remove_dir_all(cluster.storage())?;
     cluster.start_jobmanager()?;
-    let _task_managers = [cluster.start_task_manager()?, cluster.start_task_manager()?];
-    until("the job to be submitted again", LIMIT, async || Ok(cluster.nodes().is_ok_and(|n| n.len() == 2))).await?;
-    // The same file is another job now; the table belongs to the one before.
-    let refused = match cluster.submit(&job) {
-        Err(refused) => refused.to_string(),
-        Ok(()) => {
-            until_ok("the job to fail", LIMIT, async || {
-                let status = cluster.json(&["status", "health-records"])?;
-                anyhow::ensure!(status.to_string().to_lowercase().contains("failed"), "{status}");
-                Ok(status.to_string())
-            })
-            .await?
-        }
-    };
-    assert!(refused.contains("health_records"), "it names the table: {refused}");
+    let _task_managers = cluster.start_task_managers_of_new_jobmanager(2).await?;
+    cluster.submit(&job)?;
+    fails_with(&cluster, "belongs to job health-records").await?;
     table_is_right(&world).await
+}
+
+/// A control log that was restored from a backup does not know what the ledger says: nothing is muted over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_checkpoint_storage_is_refused() -> Result<()> {
+    let world = World::start().await?;
+    let mut input = Input::create(world.kafka.brokers(), "readings", 4, 17).await?;
+    let mut cluster = Cluster::start(&world, &[]).await?;
+    let task_managers = cluster.start_task_managers(2).await?;
+    cluster.submit(&cluster.health_job("readings", |job| job)?)?;
+    input.send(2_000).await?;
+    table_is_right(&world).await?;
+    cluster.kill_jobmanager()?;
+    let backup = world.folder.path().join("backup");
+    copy(&cluster.storage(), &backup)?;
+    cluster.start_jobmanager()?;
+    input.send(2_000).await?;
+    table_is_right(&world).await?;
+    cluster.kill_jobmanager()?;
+    for task_manager in task_managers {
+        task_manager.kill()?;
+    }
+    std::fs::remove_dir_all(cluster.storage())?;
+    copy(&backup, &cluster.storage())?;
+    cluster.start_jobmanager()?;
+    let _task_managers = cluster.start_task_managers_of_new_jobmanager(2).await?;
+    fails_with(&cluster, "the sink is ahead of this control log").await?;
+    table_is_right(&world).await
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let done = Command::new("cp").arg("-a").args([from, to]).status()?;
+    anyhow::ensure!(done.success(), "cp ended with {done}");
+    Ok(())
 }
