@@ -48,7 +48,7 @@ impl Times {
 
 fn main() -> Result<()> {
     let job = support::job("update");
-    let records = support::records(RECORDS, 30);
+    let records = support::records(support::size(RECORDS), 30);
     let owner_of: Vec<usize> = (0..usize::from(job.key_groups)).map(|group| group % 2).collect();
     let stage = KeyedStage::new(job.clone())?;
     for _ in 0..3 {

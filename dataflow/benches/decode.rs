@@ -31,7 +31,7 @@ struct Reading<'a> {
 }
 
 fn main() {
-    let records = support::records(1_000_000, 0);
+    let records = support::records(support::size(1_000_000), 0);
     let bytes: usize = records.iter().map(|r| r.value.len()).sum();
     println!("{} records of {} bytes on average", records.len(), bytes / records.len());
     for _ in 0..3 {

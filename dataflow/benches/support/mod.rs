@@ -64,6 +64,11 @@ pub(crate) fn job(changed: &str) -> Arc<JobSpec> {
     }
 }
 
+/// `cargo test --benches` runs benchmarks too: there they only have to work.
+pub(crate) fn size(measured: usize) -> usize {
+    if std::env::args().any(|argument| argument == "--bench") { measured } else { measured / 50 }
+}
+
 /// Time on the processor where Linux tells it, so that other work of the machine does not count; else time on the wall.
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
 pub(crate) fn measure<T>(run: impl FnOnce() -> T) -> (T, Duration) {
