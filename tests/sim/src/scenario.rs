@@ -10,6 +10,8 @@ pub(crate) struct Scenario {
     pub(crate) splits: u32,
     pub(crate) key_groups: u16,
     pub(crate) keys: u64,
+    /// After this long all records are of one key, so that most key groups are idle for good.
+    pub(crate) narrow_after: u64,
     /// Records at once, at most, plus one.
     pub(crate) burst: u64,
     /// Microseconds, like all times here.
@@ -39,6 +41,7 @@ impl Scenario {
             splits: 1 + u32::try_from(chance.below(4)).unwrap_or(0),
             key_groups: *chance.pick(&[2, 4, 8]).unwrap_or(&4),
             keys: 20 + chance.below(200),
+            narrow_after: if chance.per_mille(300) { chance.between(500_000..3_000_000) } else { u64::MAX },
             burst: 1 + chance.below(6),
             produce_every: chance.between(2_000..20_000),
             first_fault: chance.between(100_000..1_500_000),

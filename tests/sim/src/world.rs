@@ -259,8 +259,10 @@ impl World {
         if self.schedule.now().0 > self.started.0 + self.scenario.rough_for - self.scenario.calm {
             return;
         }
+        let narrow = self.schedule.now().0 - self.started.0 > self.scenario.narrow_after;
+        let keys = if narrow { 1 } else { self.scenario.keys };
         for _ in 0..=self.chance.below(self.scenario.burst) {
-            self.kafka.produce(self.schedule.now(), self.scenario.keys, &mut self.chance);
+            self.kafka.produce(self.schedule.now(), keys, &mut self.chance);
         }
         // Now and then a pause, so that splits and key groups go idle.
         let pause = if self.chance.per_mille(15) { 600_000 } else { self.scenario.produce_every };
