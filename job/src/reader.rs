@@ -139,8 +139,13 @@ impl<'a> Reader<'a> {
         }
         let left_out = self.diagnostics.len().saturating_sub(MAX_LISTED);
         self.diagnostics.truncate(MAX_LISTED);
-        let shown: Arc<str> = masked(self.source, &self.secrets).into();
+        let shown: Arc<str> = self.shown().into();
         Err(Diagnostics { file_name: printable(file_name), list: self.diagnostics, left_out, shown })
+    }
+
+    /// The file's text without its secrets.
+    pub(crate) fn shown(&self) -> String {
+        masked(self.source, &self.secrets)
     }
 
     // Tables

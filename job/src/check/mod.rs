@@ -64,6 +64,16 @@ pub fn check(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<D
     }
 }
 
+/// The file's text for people to read: what is or may be a secret as asterisks. Empty where it is not TOML.
+#[must_use]
+pub fn shown(submission: &Submission) -> String {
+    let text = submission.toml.as_str();
+    let Ok(document) = DeTable::parse(text) else { return String::new() };
+    let mut reader = Reader::new(text, &submission.environment);
+    job(&mut reader, &Section::new("", 0..0, document.get_ref()));
+    reader.shown()
+}
+
 fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> {
     match reader.finish(file_name) {
         Err(diagnostics) => Err(diagnostics),

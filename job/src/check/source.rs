@@ -29,7 +29,8 @@ const PROPERTIES: [&str; 12] = [
     "properties",
     "options",
 ];
-const MAX_RECORD: u64 = 64 * 1024 * 1024;
+/// A message between TaskManagers holds up to 64 MiB, and a record may be in it twice: as text and as values.
+const MAX_RECORD: u64 = 24 * 1024 * 1024;
 
 pub(super) struct Source {
     pub(super) spec: SourceSpec,

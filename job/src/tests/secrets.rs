@@ -128,3 +128,11 @@ fn a_fingerprint_is_of_the_meaning() {
     let other = Submission { toml: GOOD.to_owned(), environment: BTreeMap::new() };
     assert_ne!(first, fingerprint(&other));
 }
+
+#[test]
+fn what_is_shown_has_no_secrets() {
+    let toml = with(r#"{ env = "DATABASE_URL" }"#, r#""postgres://app:hunter2@db/app""#);
+    let shown = crate::shown(&submission(&toml));
+    assert!(!shown.contains("hunter2") && shown.contains("[fields]"), "{shown}");
+    assert_eq!(crate::shown(&submission("a = ")), "");
+}
