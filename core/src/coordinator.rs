@@ -34,7 +34,7 @@ use crate::record::{JobDefinition, Record};
 /// Everything that can happen to the coordinator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Time passed; sent at least every 5 ms while jobs run, else every 100 ms.
+    /// Time passed; sent when [`Coordinator::idle`] says, and at least every 100 ms.
     Tick,
     /// The records of the oldest outstanding `Append` are durable.
     Appended,
@@ -170,6 +170,8 @@ pub struct Settings {
     pub checkpoint_timeout: Duration,
     /// Completed checkpoints kept, besides pinned ones.
     pub retained: usize,
+    /// Sealed epochs that a recovery may have to replay: no more are opened until a checkpoint has been taken.
+    pub most_cuts: usize,
     /// Between an attempt that failed and the next one; doubles up to 32 times this.
     pub retry_backoff: Duration,
     #[doc(hidden)]
@@ -188,6 +190,7 @@ impl Default for Settings {
             checkpoint_records: 500_000,
             checkpoint_timeout: Duration::from_secs(60),
             retained: 3,
+            most_cuts: 50_000,
             retry_backoff: Duration::from_millis(50),
             mistake: Mistake::None,
         }
@@ -269,6 +272,16 @@ impl Coordinator {
         self.release_leaving();
         self.context.journal.flush(&mut self.context.commands);
         std::mem::take(&mut self.context.commands)
+    }
+
+    /// How long nothing is due but what every tick looks at.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        let due = |job: &Job| {
+            let Phase::Running(running) = &job.phase else { return None };
+            running.deployed.epochs.due(self.context.journal.job(job.id), &self.context.settings)
+        };
+        self.jobs.values().filter_map(due).min().map(|at| at.since(self.context.now.instant))
     }
 
     fn take_in(&mut self, event: Event) {

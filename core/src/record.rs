@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::cut::Cut;
 use crate::ids::{Attempt, CheckpointId, Epoch, JobId, KeyGroupId, Position, SplitId};
-use crate::message::Snapshot;
+use crate::message::{Counters, Snapshot};
 use crate::placement::Plan;
 
 /// A job as the coordinator knows it; what the records mean is in `submission`, which only the edges read.
@@ -108,4 +108,14 @@ pub struct Manifest {
     pub epoch: Epoch,
     pub taken: crate::ids::WallTime,
     pub snapshots: BTreeMap<KeyGroupId, Snapshot>,
+}
+
+impl Manifest {
+    /// What had become of all records up to its epoch.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        self.snapshots.values().for_each(|snapshot| sum.add(&snapshot.counters));
+        sum
+    }
 }

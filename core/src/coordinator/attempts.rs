@@ -11,7 +11,7 @@ use super::{Epoch, SplitId, TaskManagerId};
 use crate::control_log::JobState;
 use crate::ids::{Attempt, KeyGroupId, TargetId};
 use crate::ledger::Mark;
-use crate::message::{Copy, Deployment, Failure, Instruction, Verdict};
+use crate::message::{Copy, Counters, Deployment, Failure, Instruction, Verdict};
 use crate::placement::{self, Plan};
 use crate::record::Record;
 
@@ -252,6 +252,7 @@ impl Job {
             self.retry(cx, format!("target {name} went back behind what was committed"));
         }
         self.committed_before = Epoch::ZERO;
+        self.counters = Counters::default();
     }
 
     /// A TaskManager cannot go on with the newest attempt.

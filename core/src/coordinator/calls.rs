@@ -52,17 +52,23 @@ impl Coordinator {
         let named = |id: &&JobId| jobs[*id].definition.name == definition.name;
         let repeated = jobs.contains_key(&definition.id).then_some(definition.id);
         let in_the_way = repeated.or_else(|| jobs.keys().filter(named).copied().find(|id| self.is_active(*id)));
-        let failed = jobs.keys().filter(named).any(|id| matches!(jobs[id].status, JobStatus::Failed { .. }));
-        match (in_the_way, failed) {
+        // Its tables hold what it wrote: another job that starts from the beginning would write it again.
+        let goes_on = |status: &JobStatus| matches!(status, JobStatus::Failed { .. } | JobStatus::Finished);
+        let before = jobs.keys().filter(named).map(|id| &jobs[id].status).find(|status| goes_on(status));
+        match (in_the_way, before) {
             (Some(job), _) if jobs[&job].definition.fingerprint == definition.fingerprint => {
                 self.context.reply(request, Answer::Submitted { job, known: true });
             }
             (Some(job), _) => self.context.reply(request, Answer::Refused(Refusal::NameTaken { job })),
-            (None, true) => {
-                let reason = format!("job {} has failed: resume it, or cancel it first", definition.name);
+            (None, Some(status)) => {
+                let (name, said) = (&definition.name, said(status));
+                let reason = format!(
+                    "job {name} {said}: `healthctl resume {name}` goes on where it was; to start another one, \
+                     cancel it first"
+                );
                 self.context.refuse(request, reason);
             }
-            (None, false) => {
+            (None, None) => {
                 let id = definition.id;
                 let record = Record::Submitted { definition: definition.clone(), start };
                 self.context.journal.append(id, vec![record], Then::Submitted(()));
@@ -131,7 +137,6 @@ impl Job {
     fn cancel(&mut self, cx: &mut Context, request: RequestId) {
         match (&self.phase, &cx.journal.job(self.id).status) {
             (Phase::Ended, JobStatus::Cancelled) => cx.reply(request, Answer::Cancelled),
-            (Phase::Ended, JobStatus::Finished) => cx.refuse(request, "the job is finished"),
             // Answered, or acted on, when the record that is on its way has arrived.
             (Phase::Ending(_) | Phase::Resuming, _) => self.calls.cancels.push(request),
             (_, _) => {

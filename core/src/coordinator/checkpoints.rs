@@ -56,7 +56,8 @@ impl Job {
         if let Some(open) = &running.open {
             if !open.logging && now.since(open.started) > cx.settings.checkpoint_timeout {
                 let id = open.id;
-                self.checkpoint_failed(cx, id);
+                let timeout = cx.settings.checkpoint_timeout;
+                self.checkpoint_failed(cx, id, format!("it took longer than {timeout:?}"));
             }
             return;
         }
@@ -129,11 +130,12 @@ impl Job {
     }
 
     /// It will not come to be, and the job goes on. What it was for waits for the next one.
-    pub(super) fn checkpoint_failed(&mut self, cx: &Context, checkpoint: CheckpointId) {
+    pub(super) fn checkpoint_failed(&mut self, cx: &Context, checkpoint: CheckpointId, reason: String) {
         let Phase::Running(running) = &mut self.phase else { return };
         if let Some(open) = running.open.take_if(|open| open.id == checkpoint && !open.logging) {
             self.calls.savepoints.extend(open.savepoints);
             self.schedule.not_before = cx.now.instant.plus(PAUSE);
+            self.checkpoint_trouble = Some(reason);
         }
     }
 
@@ -146,6 +148,7 @@ impl Job {
             && running.deployed.attempt == attempt
         {
             running.open = None;
+            self.checkpoint_trouble = None;
             let done = Instruction::CheckpointDone { job: self.id, attempt, checkpoint };
             for member in running.deployed.plan.members.keys() {
                 cx.send(*member, done.clone());

@@ -19,13 +19,14 @@ pub(super) struct Epochs {
     hosts: BTreeMap<TaskManagerId, Epoch>,
     counters: BTreeMap<TaskManagerId, Counters>,
     step: Step,
-    /// Epochs that have input and are not cut.
-    waiting: BTreeMap<Epoch, Input>,
+    /// Epochs that have input and are not cut, and whether a source says that it is full.
+    waiting: BTreeMap<Epoch, bool>,
     /// When a split last brought a record.
     active: BTreeMap<SplitId, Instant>,
     /// Since when the window lets no epoch open; sources may be standing still, so nothing counts as idle meanwhile.
     blocked: Option<Instant>,
-    sealed_at: Instant,
+    /// When the newest epoch was opened.
+    opened_at: Instant,
     /// The newest cut moved the watermark and windows wait for the epoch under it.
     windows_wait: bool,
 }
@@ -42,12 +43,6 @@ enum Step {
     Logging(Epoch),
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Input {
-    since: Instant,
-    full: bool,
-}
-
 impl Epochs {
     pub(super) fn new(plan: &Plan, resume: &BTreeMap<KeyGroupId, Epoch>, state: &JobState, now: Instant) -> Self {
         // Reports go through the replay in order, so a TaskManager stands where the least key group of all resumes.
@@ -60,7 +55,7 @@ impl Epochs {
             waiting: BTreeMap::new(),
             active: plan.splits.keys().map(|split| (*split, now)).collect(),
             blocked: None,
-            sealed_at: now,
+            opened_at: now,
             windows_wait: windows_wait(state),
         }
     }
@@ -100,11 +95,17 @@ impl Epochs {
     }
 
     /// Sealed epochs, and those beyond what any source can have begun, are not of interest.
-    pub(super) fn input_waiting(&mut self, epoch: Epoch, full: bool, sealed: Epoch, now: Instant) {
+    pub(super) fn input_waiting(&mut self, epoch: Epoch, full: bool, sealed: Epoch) {
         if epoch > sealed && epoch.0 <= sealed.0 + 2 {
-            let input = self.waiting.entry(epoch).or_insert(Input { since: now, full });
-            input.full |= full;
+            *self.waiting.entry(epoch).or_default() |= full;
         }
+    }
+
+    /// When the next epoch may open because it is old enough.
+    pub(super) fn due(&self, state: &JobState, settings: &Settings) -> Option<Instant> {
+        let may_open = matches!(self.step, Step::Gathering) && self.blocked.is_none();
+        let waits = self.windows_wait || self.waiting.contains_key(&state.newest_cut().epoch.next());
+        (may_open && waits).then(|| self.opened_at.plus(settings.epoch_age))
     }
 
     pub(super) fn cut_reported(
@@ -154,7 +155,7 @@ impl Epochs {
         }
         let newest = state.newest_cut();
         let epoch = newest.epoch.next();
-        if epoch.0 > self.committed(state).0 + settings.window {
+        if epoch.0 > self.committed(state).0 + settings.window || state.cuts.len() >= settings.most_cuts {
             self.blocked.get_or_insert(now.instant);
             return None;
         }
@@ -166,15 +167,16 @@ impl Epochs {
         if last && is_final(state) {
             return None;
         }
-        let aged = |since: Instant| now.instant.since(since) >= settings.epoch_age;
-        let input = self.waiting.get(&epoch).is_some_and(|input| input.full || aged(input.since));
-        let windows = self.windows_wait && aged(self.sealed_at);
+        let aged = now.instant.since(self.opened_at) >= settings.epoch_age;
+        let input = self.waiting.get(&epoch).is_some_and(|full| *full || aged);
+        let windows = self.windows_wait && aged;
         if !(last || input || windows || wanted || !self.silent(state, now.instant).is_empty()) {
             return None;
         }
         let clock = WallTime(newest.clock.0.max(now.wall.0));
         let opening = Opening { epoch, clock, watermark: newest.watermark };
         self.step = Step::Open { opening, last, reports: BTreeMap::new() };
+        self.opened_at = now.instant;
         Some(opening)
     }
 
@@ -203,11 +205,10 @@ impl Epochs {
     }
 
     /// The cut of the open epoch is durable.
-    pub(super) fn sealed(&mut self, epoch: Epoch, state: &JobState, now: Instant) {
+    pub(super) fn sealed(&mut self, epoch: Epoch, state: &JobState) {
         self.step = Step::Gathering;
         self.waiting.retain(|waiting, _| *waiting > epoch);
         self.windows_wait = windows_wait(state);
-        self.sealed_at = now;
     }
 
     /// Splits that are to become idle.

@@ -57,6 +57,8 @@ pub(super) struct Job {
     pub(super) failures: u32,
     pub(super) attempts: VecDeque<AttemptView>,
     pub(super) counters: Counters,
+    /// Why the newest checkpoint failed.
+    pub(super) checkpoint_trouble: Option<String>,
     /// What an earlier attempt has committed; only for show.
     pub(super) committed_before: Epoch,
     pub(super) calls: Calls,
@@ -199,7 +201,8 @@ impl Job {
             bad: BTreeSet::new(),
             failures: 0,
             attempts: VecDeque::new(),
-            counters: Counters::default(),
+            counters: state.checkpoints.last().map(|c| c.manifest.counters()).unwrap_or_default(),
+            checkpoint_trouble: None,
             committed_before: state.checkpoints.last().map(|c| c.manifest.epoch).unwrap_or_default(),
             calls: Calls::default(),
             schedule: Schedule::new(state, now),
@@ -211,6 +214,25 @@ impl Job {
     pub(super) fn committed(&self, state: &JobState) -> Epoch {
         let now = self.phase.deployed().map(|deployed| deployed.epochs.committed(state));
         now.unwrap_or_default().max(self.committed_before)
+    }
+
+    /// All have counted, up to the newest sealed epoch.
+    pub(super) fn is_settled(&self, state: &JobState) -> bool {
+        let newest = state.newest_cut().epoch;
+        match &self.phase {
+            Phase::Running(running) => {
+                let epochs = &running.deployed.epochs;
+                epochs.counters().is_some() && epochs.committed(state) == newest
+            }
+            Phase::Ended => state.checkpoints.last().is_some_and(|c| c.manifest.epoch == newest),
+            Phase::Waiting(_)
+            | Phase::Logging { .. }
+            | Phase::Preparing(_)
+            | Phase::Planning { .. }
+            | Phase::Deploying(_)
+            | Phase::Ending(_)
+            | Phase::Resuming => false,
+        }
     }
 
     pub(super) fn open_checkpoint(&self) -> Option<&OpenCheckpoint> {

@@ -26,7 +26,7 @@ impl Job {
             Report::InputWaiting { attempt, epoch, full, .. } if self.takes_part(from, attempt) => {
                 let sealed = cx.journal.job(self.id).newest_cut().epoch;
                 if let Some(deployed) = self.phase.deployed_mut() {
-                    deployed.epochs.input_waiting(epoch, full, sealed, cx.now.instant);
+                    deployed.epochs.input_waiting(epoch, full, sealed);
                 }
             }
             Report::CutReported { attempt, epoch, splits, .. } if self.takes_part(from, attempt) => {
@@ -42,8 +42,8 @@ impl Job {
             {
                 self.snapshot_taken(cx, from, checkpoint, key_group, snapshot);
             }
-            Report::CheckpointFailed { attempt, checkpoint, .. } if self.takes_part(from, attempt) => {
-                self.checkpoint_failed(cx, checkpoint);
+            Report::CheckpointFailed { attempt, checkpoint, reason, .. } if self.takes_part(from, attempt) => {
+                self.checkpoint_failed(cx, checkpoint, reason);
             }
             Report::TakenOver { .. }
             | Report::Failed { .. }
@@ -73,7 +73,9 @@ impl Job {
         let state = cx.journal.job(self.id);
         let Some(deployed) = self.phase.deployed_mut() else { return };
         let moved = deployed.epochs.note_committed(from, epoch, counters, state);
-        if let Some(counters) = deployed.epochs.counters() {
+        // Never back to what an earlier attempt had left behind.
+        if let Some(counters) = deployed.epochs.counters().filter(|counters| counters.total() >= self.counters.total())
+        {
             self.counters = counters;
         }
         if moved && deployed.epochs.open().is_none() {
@@ -132,7 +134,7 @@ impl Job {
         }
         let state = cx.journal.job(self.id);
         let deployed = &mut running.deployed;
-        deployed.epochs.sealed(logged.cut.epoch, state, cx.now.instant);
+        deployed.epochs.sealed(logged.cut.epoch, state);
         let committed = deployed.epochs.committed(state);
         let (epoch, hash, last) = (logged.cut.epoch, logged.cut.hash(), logged.cut.last);
         let seal = Seal { epoch, hash, committed, last };

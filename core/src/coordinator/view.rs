@@ -35,6 +35,10 @@ pub struct JobView {
     pub attempts: Vec<AttemptView>,
     /// What became of records, up to what is committed.
     pub counters: Counters,
+    /// `counters` are those of the newest sealed epoch: nothing is in flight.
+    pub settled: bool,
+    /// Why the newest checkpoint failed; `None` after one that did not.
+    pub checkpoint_trouble: Option<String>,
     /// Records in all sealed epochs; what `counters` lacks is in flight.
     pub records_read: u64,
 }
@@ -102,12 +106,13 @@ pub struct AttemptView {
 impl Coordinator {
     #[must_use]
     pub fn view(&self) -> ClusterView {
-        let job = |job: &Job| view(job, self.context.journal.job(job.id), self.context.members.nobody_stays());
+        let most = self.context.settings.most_cuts;
+        let job = |job: &Job| view(job, self.context.journal.job(job.id), self.context.members.nobody_stays(), most);
         ClusterView { members: self.context.members.view(), jobs: self.jobs.values().map(job).collect() }
     }
 }
 
-fn view(job: &Job, state: &JobState, alone: bool) -> JobView {
+fn view(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> JobView {
     let newest = state.newest_cut();
     let deployed = job.phase.deployed();
     let owners = deployed.map(|deployed| &deployed.plan);
@@ -128,7 +133,7 @@ fn view(job: &Job, state: &JobState, alone: bool) -> JobView {
         name: state.definition.name.clone(),
         status: state.status.clone(),
         phase: job.phase.view(),
-        reason: reason(job, state, alone),
+        reason: reason(job, state, alone, most_cuts),
         attempt: state.attempt,
         epochs: EpochsView {
             open: deployed.and_then(|deployed| deployed.epochs.open()),
@@ -141,15 +146,21 @@ fn view(job: &Job, state: &JobState, alone: bool) -> JobView {
         checkpoints: checkpoints(job, state),
         attempts: job.attempts.iter().cloned().collect(),
         counters: job.counters,
+        settled: job.is_settled(state),
+        checkpoint_trouble: job.checkpoint_trouble.clone(),
         records_read: state.read.values().sum(),
     }
 }
 
-fn reason(job: &Job, state: &JobState, alone: bool) -> Option<String> {
+fn reason(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> Option<String> {
     match (&state.status, &job.phase) {
         (JobStatus::Failed { reason }, _) => Some(reason.clone()),
         (_, Phase::Waiting(waiting)) if alone => Some(format!("{}; waits for a TaskManager", waiting.reason)),
         (_, Phase::Waiting(waiting)) => Some(waiting.reason.clone()),
+        (_, Phase::Running(_)) if state.cuts.len() >= most_cuts => Some(format!(
+            "no checkpoint was taken in the last {most_cuts} epochs: reading goes on after the next one, so that \
+             a recovery stays possible"
+        )),
         _ => None,
     }
 }

@@ -175,7 +175,11 @@ impl<P, O: Clone> Deployed<P, O> {
                     self.unsealed.entry(epoch).or_default().insert(stage, processed);
                 }
             }
-            Event::ProcessingFailed { reason, .. } => return Err(retry(reason)),
+            Event::ProcessingFailed { reason, .. } => {
+                // State that cannot be read or written here is no copy: the next attempt restores it.
+                self.histories.clear();
+                return Err(retry(reason));
+            }
             Event::SnapshotStored { checkpoint, key_group, snapshot, .. } => {
                 let targets = self.targets();
                 if self.checkpoint.stored(checkpoint, key_group, snapshot, targets) {

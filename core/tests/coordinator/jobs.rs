@@ -56,7 +56,7 @@ fn no_epoch_without_input_but_for_windows() {
 }
 
 #[test]
-fn an_epoch_is_cut_when_it_is_old_enough_or_full() {
+fn epochs_with_input_keep_their_distance_unless_full() {
     let mut world = running(1);
     world.input = u64::MAX;
     world.run(200);
@@ -67,19 +67,29 @@ fn an_epoch_is_cut_when_it_is_old_enough_or_full() {
     let opened = |w: &World, mark| w.count(mark, |i| matches!(i, Instruction::OpenCut { .. }));
     let session = world.task_managers[0].session.unwrap();
     let mark = world.sent.len();
+    // Nothing was opened for long, so the first record does not wait.
     let report = waiting(&world, false);
     world.report(0, session, report);
-    world.now += 9_000;
-    world.event(Event::Tick);
-    assert_eq!(opened(&world, mark), 0);
-    world.now += 1_000;
-    world.event(Event::Tick);
     assert_eq!(opened(&world, mark), 1);
-    world.run(200);
-    let mark = world.sent.len();
-    let report = waiting(&world, true);
+    let sealed = world.job(1).epochs.sealed;
+    while world.job(1).epochs.sealed == sealed {
+        world.step();
+    }
+    let begun = world.now;
+    let report = waiting(&world, false);
     world.report(0, session, report);
     assert_eq!(opened(&world, mark), 1);
+    assert!(world.idle().is_some_and(|idle| idle.as_micros() as u64 <= 10_000));
+    world.now = begun + 10_000;
+    world.event(Event::Tick);
+    assert_eq!(opened(&world, mark), 2);
+    let sealed = world.job(1).epochs.sealed;
+    while world.job(1).epochs.sealed == sealed {
+        world.step();
+    }
+    let report = waiting(&world, true);
+    world.report(0, session, report);
+    assert_eq!(opened(&world, mark), 3);
 }
 
 #[test]

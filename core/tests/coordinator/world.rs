@@ -277,6 +277,10 @@ impl World {
         }
     }
 
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.coordinator.idle()
+    }
+
     pub(crate) fn report(&mut self, i: usize, session: SessionId, report: Report) {
         if let Report::Committed { job, attempt, epoch, .. } = &report {
             let key = (*job, *attempt, self.task_managers[i].id);
