@@ -80,7 +80,11 @@ fn epochs(rows: usize) -> Result<Vec<TargetRows>> {
         ];
         let batch = RecordBatch::try_from_iter(COLUMNS.into_iter().zip(columns))?;
         let (changes, key_groups) = (vec![Change::Insert; EPOCH].into(), vec![KeyGroup(0); EPOCH].into());
-        epochs.push(TargetRows { sinks: vec![SinkRows { sink: 0, batch, changes, key_groups }], letters: None });
+        epochs.push(TargetRows {
+            sinks: vec![SinkRows { sink: 0, batch, changes, key_groups }],
+            letters: None,
+            samples_ms: Vec::new(),
+        });
     }
     Ok(epochs)
 }

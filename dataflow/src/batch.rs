@@ -93,6 +93,26 @@ impl Payload {
         bytes(&self.rows) + bytes(&self.letters) + self.filtered.len() * 32
     }
 
+    /// The same in parts that hold about `bytes` at most, or a single row.
+    #[must_use]
+    pub fn pieces(self, bytes: usize) -> Vec<Self> {
+        let count = self.memory().div_ceil(bytes.max(1));
+        let rows = self.rows_count();
+        if count <= 1 || rows <= 1 {
+            return vec![self];
+        }
+        let size = rows.div_ceil(count).max(1);
+        let slices = |batch: &Option<RecordBatch>| -> Vec<RecordBatch> {
+            let Some(batch) = batch else { return Vec::new() };
+            let starts = (0..batch.num_rows()).step_by(size);
+            starts.map(|start| batch.slice(start, size.min(batch.num_rows() - start))).collect()
+        };
+        let rows = slices(&self.rows).into_iter().map(|rows| Self { rows: Some(rows), ..Self::default() });
+        let letters = slices(&self.letters).into_iter().map(|part| Self { letters: Some(part), ..Self::default() });
+        let filtered = Self { filtered: self.filtered, ..Self::default() };
+        rows.chain(letters).chain((!filtered.is_empty()).then_some(filtered)).collect()
+    }
+
     /// One payload per destination: `owner_of[key group]` says which one gets a row. A key group whose owner is not below
     /// `destinations` gets nothing: so a replay leaves out those that have the epoch already.
     ///
@@ -157,6 +177,8 @@ pub struct TargetRows {
     pub sinks: Vec<SinkRows>,
     /// [`letters_schema`]; only in the target that takes the job's dead letters.
     pub letters: Option<RecordBatch>,
+    /// Broker timestamps (milliseconds) of some records of the epoch, evenly picked: latency is measured by them.
+    pub samples_ms: Vec<i64>,
 }
 
 impl TargetRows {

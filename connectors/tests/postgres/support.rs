@@ -170,7 +170,11 @@ pub(crate) fn rows(sink: usize, columns: Vec<(&str, ArrayRef)>, changes: Vec<Cha
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
     let key_groups = vec![KeyGroup(0); changes.len()].into();
-    TargetRows { sinks: vec![SinkRows { sink, batch, changes: changes.into(), key_groups }], letters: None }
+    TargetRows {
+        sinks: vec![SinkRows { sink, batch, changes: changes.into(), key_groups }],
+        letters: None,
+        samples_ms: Vec::new(),
+    }
 }
 
 /// Rows of [`key_value`].

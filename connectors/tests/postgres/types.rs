@@ -121,6 +121,7 @@ async fn wider_columns_take_narrower_values() {
 async fn random_numbers_and_times_arrive_as_they_are() {
     let database = Database::create().await;
     let fields = vec![
+        field("i", FieldType::Int64, false),
         field("n", FieldType::Decimal { precision: 38, scale: 17 }, false),
         field("f", FieldType::Float64, false),
         field("ts", timestamp(), false),
@@ -135,6 +136,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         (decimal, any::<f64>(), -210_000_000_000_000_000..9_000_000_000_000_000_000i64, -2_400_000..2_000_000_000i32);
     let values: Vec<_> = (0..2_000).map(|_| one.new_tree(&mut runner).unwrap().current()).collect();
     let arrays: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..2_000)),
         Arc::new(
             Decimal128Array::from_iter_values(values.iter().map(|v| v.0)).with_precision_and_scale(38, 17).unwrap(),
         ),
@@ -146,7 +148,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
     let columns = fields.iter().map(|field| field.name.as_str()).zip(arrays).collect();
     writer.commit(vec![rows(0, columns, vec![Change::Insert; values.len()])]).await;
     let sql = "select (n * 1e17)::numeric(38,0), f, (extract(epoch from ts) * 1000000)::bigint, d - date '1970-01-01'
-        from any_values order by ctid";
+        from any_values order by i";
     let read = database.query(sql).await;
     assert_eq!(read.len(), values.len());
     for (row, (n, f, ts, d)) in read.iter().zip(&values) {

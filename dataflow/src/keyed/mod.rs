@@ -49,6 +49,7 @@ struct Emitted {
     batch: RecordBatch,
     steps: Vec<Step>,
     key_groups: Vec<KeyGroup>,
+    samples_ms: Vec<i64>,
 }
 
 impl KeyedStage {
@@ -136,7 +137,7 @@ impl KeyedStage {
         }
         let job = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns()[META_COLUMNS..].to_vec())?;
         let batch = take_record_batch(&job, &UInt32Array::from(indices))?;
-        Ok(Emitted { batch, steps, key_groups: owners })
+        Ok(Emitted { batch, steps, key_groups: owners, samples_ms: rows.samples() })
     }
 
     fn write(
@@ -147,7 +148,7 @@ impl KeyedStage {
     ) -> Result<()> {
         let targets: BTreeSet<TargetIndex> = self.sinks.iter().map(|sink| sink.target).collect();
         for target in targets {
-            let mut output = TargetRows::default();
+            let mut output = TargetRows { samples_ms: emitted.samples_ms.clone(), ..TargetRows::default() };
             for sink in self.sinks.iter().filter(|sink| sink.target == target) {
                 output.sinks.extend(sink.rows(&emitted.batch, &emitted.steps, &emitted.key_groups)?);
             }

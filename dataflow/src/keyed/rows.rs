@@ -11,6 +11,9 @@ use crate::batch::{column, key_groups};
 use crate::entry::Rank;
 use crate::error::{DataflowError, Result};
 
+/// Rows of an epoch whose timestamps are looked at.
+const SAMPLES: usize = 16;
+
 /// The columns of rows that say where each comes from.
 pub(crate) struct Rows<'a> {
     key_groups: &'a UInt16Array,
@@ -41,6 +44,13 @@ impl<'a> Rows<'a> {
 
     pub(crate) fn is_delete(&self, row: usize) -> bool {
         self.deletes.value(row)
+    }
+
+    /// Broker timestamps of some rows, evenly picked. A record without one says nothing.
+    pub(crate) fn samples(&self) -> Vec<i64> {
+        let timestamps = self.timestamps.values();
+        let every = timestamps.len().div_ceil(SAMPLES).max(1);
+        timestamps.iter().step_by(every).copied().filter(|timestamp| *timestamp >= 0).collect()
     }
 
     /// Rows by key group, each in canonical order.
