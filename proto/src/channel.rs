@@ -7,10 +7,11 @@ use tonic::transport::{Endpoint, Server};
 /// Of one message, on every service. A payload of one epoch part and a deployment with its replay stay far below.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// A peer that says nothing for `KEEP_ALIVE` is asked, and given up when it does not answer within `KEEP_ALIVE_TIMEOUT`:
-/// well within the session timeout of the coordinator.
+/// A peer that says nothing for `KEEP_ALIVE` is asked, and given up when it does not answer within `KEEP_ALIVE_TIMEOUT`.
+/// Longer than the session timeout of the coordinator, which goes by heartbeats and is the one to give up a TaskManager:
+/// a JobManager that stood still for a while must not lose its sessions, and with them the state of survivors.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of one stream and of a connection: an epoch's rows must not wait for a window update.
 const STREAM_WINDOW: u32 = 8 << 20;
