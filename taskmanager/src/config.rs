@@ -10,9 +10,9 @@ use clap::{Parser, ValueEnum};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "taskmanager", version)]
 pub(crate) struct Config {
-    /// JobManager, as HOST:PORT of its RPC port.
-    #[arg(long, env = "PULSO_JOBMANAGER", default_value = "127.0.0.1:6123")]
-    pub(crate) jobmanager: String,
+    /// JobManager, as HOST:PORT of its RPC port; several, with commas between, where others stand by.
+    #[arg(long, env = "PULSO_JOBMANAGER", default_value = "127.0.0.1:6123", value_delimiter = ',')]
+    pub(crate) jobmanager: Vec<String>,
 
     /// Folder for the state of key groups. Its contents are working copies: after a restart they are deleted and
     /// restored from the checkpoint storage.
@@ -28,7 +28,7 @@ pub(crate) struct Config {
     pub(crate) exchange_advertised: Option<String>,
 
     /// Memory for state, caches and buffers together.
-    #[arg(long, env = "PULSO_MEMORY", default_value = "1GiB")]
+    #[arg(long, env = "PULSO_MEMORY", default_value = "1GiB", value_parser = memory)]
     pub(crate) memory: ByteSize,
 
     /// Name on the status page and in logs; by default the host name and the process id.
@@ -44,8 +44,40 @@ pub(crate) struct Config {
     pub(crate) insecure: bool,
 }
 
+/// Below this nothing useful fits into its parts.
+const LEAST_MEMORY: ByteSize = ByteSize::mib(64);
+
+fn memory(text: &str) -> Result<ByteSize, String> {
+    let memory: ByteSize = text.parse()?;
+    if memory < LEAST_MEMORY { Err(format!("at least {LEAST_MEMORY} are needed")) } else { Ok(memory) }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        Config::command().debug_assert();
+        for argument in
+            Config::command().get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
+        {
+            let name = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+            assert!(name.starts_with("PULSO_"), "{}", argument.get_id());
+        }
+    }
+
+    #[test]
+    fn memory_has_a_unit_and_a_least_size() {
+        assert_eq!(memory("1GiB"), Ok(ByteSize::gib(1)));
+        assert!(memory("1").is_err() && memory("10MB").is_err() && memory("much").is_err());
+    }
 }

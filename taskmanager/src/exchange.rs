@@ -12,7 +12,7 @@ use pulso_core::message::Deployment;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::links::Links;
+pub(crate) use self::links::{LinkClosed, Links};
 
 use crate::shell::Events;
 

@@ -1,7 +1,8 @@
 //! Figures for the eyes, sent with every heartbeat. Nothing is decided by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pulso_core::ids::{Attempt, JobId, Position, SplitId, TargetId};
 use pulso_proto::convert::id_bytes;
@@ -21,6 +22,8 @@ pub(crate) struct JobFigures {
     pub(crate) records_read: u64,
     pub(crate) rows_committed: u64,
     pub(crate) backpressured: bool,
+    pub(crate) state_bytes: u64,
+    latency: Latency,
     pub(crate) target_troubles: BTreeMap<TargetId, String>,
 }
 
@@ -66,7 +69,43 @@ impl Figures {
     }
 }
 
+/// From a record's broker timestamp to its commit, over the newest samples.
+#[derive(Default)]
+struct Latency {
+    count: u64,
+    newest: VecDeque<u64>,
+}
+
+/// At 2,000 records a second and a few samples an epoch: the last half minute.
+const SAMPLES: usize = 4096;
+
+impl Latency {
+    fn observe(&mut self, micros: u64) {
+        self.count += 1;
+        if self.newest.len() == SAMPLES {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(micros);
+    }
+
+    fn read(&self) -> Option<v1::Latency> {
+        let mut sorted: Vec<u64> = self.newest.iter().copied().collect();
+        sorted.sort_unstable();
+        let quantile = |q: usize| sorted.get((sorted.len() * q / 100).min(sorted.len().saturating_sub(1))).copied();
+        Some(v1::Latency { count: self.count, p50_us: quantile(50)?, p95_us: quantile(95)?, p99_us: quantile(99)? })
+    }
+}
+
 impl JobFigures {
+    /// Rows of records with these broker timestamps (milliseconds) were committed just now.
+    pub(crate) fn committed(&mut self, timestamps_ms: impl Iterator<Item = i64>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        for timestamp in timestamps_ms {
+            let sent = u128::try_from(timestamp).unwrap_or(0) * 1000;
+            self.latency.observe(u64::try_from(now.saturating_sub(sent)).unwrap_or(u64::MAX));
+        }
+    }
+
     /// Why commits to a target wait; `None` while all is well.
     pub(crate) fn trouble(&mut self, target: TargetId, trouble: Option<String>) {
         match trouble {
@@ -91,9 +130,9 @@ impl JobFigures {
                 .collect(),
             records_read: self.records_read,
             rows_committed: self.rows_committed,
-            state_bytes: 0,
+            state_bytes: self.state_bytes,
             backpressured: self.backpressured,
-            latency: None,
+            latency: self.latency.read(),
             targets: self
                 .target_troubles
                 .iter()

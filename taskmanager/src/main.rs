@@ -3,6 +3,7 @@
 mod config;
 mod exchange;
 mod figures;
+mod folder;
 mod memory;
 mod session;
 mod shell;
@@ -24,6 +25,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> Result<()> {
     let config = Config::parse();
     log_to_stderr(config.log_format);
+    end_on_panic();
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider was installed before"))?;
@@ -32,6 +34,9 @@ fn main() -> Result<()> {
             "--exchange {} can be reached from other machines and is not protected: bind to 127.0.0.1, or say --insecure",
             config.exchange
         );
+    }
+    if config.exchange.ip().is_unspecified() && config.exchange_advertised.is_none() {
+        bail!("--exchange {} is no address that others can connect to: say --exchange-advertised too", config.exchange);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -44,15 +49,7 @@ fn main() -> Result<()> {
 async fn run(config: Config) -> Result<()> {
     let me = TaskManagerId(uuid::Uuid::new_v4());
     let name = config.name.clone().unwrap_or_else(default_name);
-    // What an earlier process left is never opened again: its state may be ahead of or behind what is committed.
-    let data_dir = config.data_dir.join("state");
-    match std::fs::remove_dir_all(&data_dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("emptying {}", data_dir.display())),
-    }
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("making {}", data_dir.display()))?;
-
+    let folder = folder::Folder::claim(&config.data_dir, me)?;
     let shutdown = CancellationToken::new();
     spawn_signals(shutdown.clone())?;
     let (events, event_queue) = shell::events();
@@ -62,22 +59,31 @@ async fn run(config: Config) -> Result<()> {
             .with_context(|| format!("binding the exchange to {}", config.exchange))?;
     let figures = figures::Figures::new(config.memory.as_u64());
     let to = session::Settings {
-        jobmanager: config.jobmanager.clone(),
+        jobmanagers: config.jobmanager.clone(),
         me,
         name: name.clone(),
         exchange: advertised.clone(),
     };
     let (session, instructions) = session::Session::connect(to, figures.clone());
     tracing::info!(
-        task_manager = %me, name, jobmanager = config.jobmanager, exchange = advertised, memory = %config.memory,
+        task_manager = %me, name, jobmanager = config.jobmanager.join(","), exchange = advertised, memory = %config.memory,
         "started"
     );
     let budget = memory::Budget::divide(config.memory.as_u64());
-    let shell = shell::Shell::new(me, data_dir.clone(), budget, session, exchange, events, figures);
+    let shell = shell::Shell::new(me, folder.path().to_owned(), budget, session, exchange, events, figures);
     shell.run(event_queue, instructions, shutdown).await;
     tracing::info!("ended");
-    std::fs::remove_dir_all(&data_dir).ok();
     Ok(())
+}
+
+/// A thread or task that dies alone would leave a TaskManager that beats and does nothing: the whole process ends, and
+/// others take over.
+fn end_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        std::process::abort();
+    }));
 }
 
 fn default_name() -> String {

@@ -1,7 +1,7 @@
 //! The stream to the JobManager: registers, beats, carries reports out and instructions in, and connects again when it
 //! breaks. What is sealed goes on being committed meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pulso_core::ids::TaskManagerId;
 use pulso_core::message::{Instruction, Report};
@@ -10,9 +10,10 @@ use pulso_proto::v1;
 use pulso_proto::v1::task_manager_service_client::TaskManagerServiceClient;
 use pulso_proto::v1::to_job_manager::Kind as Out;
 use pulso_proto::v1::to_task_manager::Kind as In;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Code;
 
 use crate::figures::Figures;
 
@@ -22,8 +23,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 const QUEUE: usize = 256;
 
 pub(crate) struct Settings {
-    /// HOST:PORT
-    pub(crate) jobmanager: String,
+    /// HOST:PORT of each: of the one that leads and of those that stand by.
+    pub(crate) jobmanagers: Vec<String>,
     pub(crate) me: TaskManagerId,
     pub(crate) name: String,
     /// HOST:PORT of the exchange, as others reach it.
@@ -38,14 +39,35 @@ pub(crate) enum FromJobManager {
 /// Handle of the session. Reports are dropped while there is no stream: a JobManager that lost one starts a new attempt.
 pub(crate) struct Session {
     reports: mpsc::UnboundedSender<Report>,
+    stream: watch::Receiver<Stream>,
+}
+
+/// How it stands with the stream.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    /// When the last one ended; `None` while there is one.
+    ended: Option<Instant>,
+    /// How often a JobManager gave this TaskManager up: nothing that is here is needed any more.
+    given_up: u64,
 }
 
 impl Session {
     pub(crate) fn connect(settings: Settings, figures: Figures) -> (Self, mpsc::Receiver<FromJobManager>) {
         let (reports, outgoing) = mpsc::unbounded_channel();
         let (instructions, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(run(settings, figures, outgoing, instructions));
-        (Self { reports }, incoming)
+        let (state, stream) = watch::channel(Stream { ended: Some(Instant::now()), given_up: 0 });
+        tokio::spawn(run(settings, figures, outgoing, instructions, state));
+        (Self { reports, stream }, incoming)
+    }
+
+    /// How long there has been no stream.
+    pub(crate) fn silence(&self) -> Duration {
+        self.stream.borrow().ended.map_or(Duration::ZERO, |ended| ended.elapsed())
+    }
+
+    /// How often a JobManager has given this TaskManager up.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.stream.borrow().given_up
     }
 
     pub(crate) fn report(&self, report: Report) {
@@ -58,11 +80,13 @@ async fn run(
     figures: Figures,
     mut reports: mpsc::UnboundedReceiver<Report>,
     instructions: mpsc::Sender<FromJobManager>,
+    state: watch::Sender<Stream>,
 ) {
     let mut pause = PAUSE.0;
-    loop {
-        let began = std::time::Instant::now();
-        let ended = converse(&settings, &figures, &mut reports, &instructions).await;
+    for address in settings.jobmanagers.iter().cycle() {
+        let began = Instant::now();
+        let ended = converse(address, &settings, &figures, &mut reports, &instructions, &state).await;
+        state.send_modify(|state| _ = state.ended.get_or_insert_with(Instant::now));
         if instructions.is_closed() {
             return;
         }
@@ -70,8 +94,8 @@ async fn run(
             pause = PAUSE.0;
         }
         match ended {
-            Ok(()) => tracing::warn!(jobmanager = settings.jobmanager, "the JobManager closed the session"),
-            Err(reason) => tracing::warn!(jobmanager = settings.jobmanager, reason, "no session with the JobManager"),
+            Ok(()) => tracing::warn!(jobmanager = address, "the JobManager closed the session"),
+            Err(reason) => tracing::warn!(jobmanager = address, reason, "no session with the JobManager"),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -81,12 +105,14 @@ async fn run(
 
 /// One stream, from the registration to its end.
 async fn converse(
+    address: &str,
     settings: &Settings,
     figures: &Figures,
     reports: &mut mpsc::UnboundedReceiver<Report>,
     instructions: &mpsc::Sender<FromJobManager>,
+    state: &watch::Sender<Stream>,
 ) -> Result<(), String> {
-    let endpoint = pulso_proto::endpoint(&settings.jobmanager).map_err(|e| format!("not an address: {e}"))?;
+    let endpoint = pulso_proto::endpoint(address).map_err(|e| format!("not an address: {e}"))?;
     let channel = endpoint.connect().await.map_err(|e| chain(&e))?;
     let mut client = TaskManagerServiceClient::new(channel)
         .max_decoding_message_size(pulso_proto::MAX_MESSAGE_BYTES)
@@ -107,14 +133,20 @@ async fn converse(
         tokio::select! {
             message = incoming.next() => {
                 let Some(message) = message else { return Ok(()) };
-                let message = message.map_err(|s| s.message().to_owned())?;
+                let message = message.map_err(|status| {
+                    if status.code() == Code::Aborted {
+                        state.send_modify(|state| state.given_up += 1);
+                    }
+                    status.message().to_owned()
+                })?;
                 let message = match message.kind {
                     None => return Err("a message without content".into()),
                     Some(In::Welcome(welcome)) => {
                         if welcome.heartbeat_ms > 0 {
                             beat = tokio::time::interval(Duration::from_millis(welcome.heartbeat_ms.into()));
                         }
-                        tracing::info!(jobmanager = settings.jobmanager, "registered");
+                        tracing::info!(jobmanager = address, "registered");
+                        state.send_modify(|state| state.ended = None);
                         FromJobManager::Welcome { storage: welcome.storage }
                     }
                     Some(In::Instruction(wire)) => {

@@ -9,6 +9,7 @@ use pulso_core::ids::{Instant, JobId, TargetId, TaskManagerId};
 use pulso_core::message::{Deployment, Failure, Instruction, Report};
 use pulso_core::worker::{Command, Settings, Worker};
 use pulso_dataflow::batch::{Payload, TargetRows};
+use pulso_dataflow::keyed::KeyedStage;
 use pulso_job::spec::JobSpec;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub(crate) type Event = pulso_core::worker::Event<Payload, TargetRows>;
 const TICK: Duration = Duration::from_millis(20);
 /// How long a drain may take before the process ends all the same; what it hosted is then recovered like after a crash.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long a drain goes on without a JobManager.
+const ALONE: Duration = Duration::from_secs(3);
 /// Events under way to the worker; a task that finds the queue full waits.
 const EVENTS: usize = 1024;
 
@@ -79,7 +82,14 @@ pub(crate) struct Shell {
     jobs: BTreeMap<JobId, Runtime>,
     started: std::time::Instant,
     /// Set once the process was told to end.
-    drain_until: Option<std::time::Instant>,
+    drain: Option<Drain>,
+}
+
+/// The process was told to end.
+struct Drain {
+    until: std::time::Instant,
+    /// What [`Session::given_up`] said when it was.
+    given_up: u64,
 }
 
 impl Shell {
@@ -105,7 +115,7 @@ impl Shell {
             worker: Worker::new(me, settings),
             jobs: BTreeMap::new(),
             started: std::time::Instant::now(),
-            drain_until: None,
+            drain: None,
         }
     }
 
@@ -125,17 +135,27 @@ impl Shell {
                 Some(event) = events.recv() => self.handle(event),
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
-                    if self.drain_until.is_some_and(|until| self.jobs.is_empty() || std::time::Instant::now() > until) {
+                    if self.has_drained() {
                         return;
                     }
                 }
-                () = shutdown.cancelled(), if self.drain_until.is_none() => {
+                () = shutdown.cancelled(), if self.drain.is_none() => {
                     tracing::info!(jobs = self.jobs.len(), "leaving: waiting until everything has moved away");
                     self.session.report(Report::Leaving);
-                    self.drain_until = Some(std::time::Instant::now() + DRAIN);
+                    let until = std::time::Instant::now() + DRAIN;
+                    self.drain = Some(Drain { until, given_up: self.session.given_up() });
                 }
             }
         }
+    }
+
+    /// Told to end, and nothing is here that anybody waits for, or nobody is there who could take it.
+    fn has_drained(&self) -> bool {
+        let Some(drain) = &self.drain else { return false };
+        self.jobs.is_empty()
+            || self.session.given_up() > drain.given_up
+            || self.session.silence() > ALONE
+            || std::time::Instant::now() > drain.until
     }
 
     fn instructed(&mut self, message: FromJobManager) {
@@ -145,17 +165,17 @@ impl Shell {
                     Ok(opened) => self.storage = Some(opened),
                     Err(e) => tracing::error!(error = %e, "no access to the checkpoint storage"),
                 }
-                if self.drain_until.is_some() {
+                if self.drain.is_some() {
                     self.session.report(Report::Leaving);
                 }
             }
             FromJobManager::Instruction(instruction) => {
                 if let Instruction::Deploy(deployment) = &instruction
-                    && let Err(reason) = self.prepare_runtime(deployment)
+                    && let Err(failure) = self.prepare_runtime(deployment)
                 {
-                    tracing::error!(job = %deployment.job, reason, "cannot run this job");
+                    tracing::error!(job = %deployment.job, ?failure, "cannot run this job");
                     let (job, attempt) = (deployment.job, deployment.attempt);
-                    self.session.report(Report::Failed { job, attempt, failure: Failure::Fatal { reason } });
+                    self.session.report(Report::Failed { job, attempt, failure });
                     return;
                 }
                 let ends = matches!(instruction, Instruction::Release { .. });
@@ -182,25 +202,35 @@ impl Shell {
     }
 
     /// Makes what the job needs before the worker gives orders for it. The same job keeps what it has.
-    fn prepare_runtime(&mut self, deployment: &Deployment) -> Result<(), String> {
+    /// Only what every TaskManager would say of the job is fatal to it.
+    fn prepare_runtime(&mut self, deployment: &Deployment) -> Result<(), Failure> {
         let definition = &deployment.definition;
         if self.jobs.get(&deployment.job).is_some_and(|r| r.fingerprint == definition.fingerprint) {
             return Ok(());
         }
-        let submission = serde_json::from_str(&definition.submission).map_err(|e| format!("the submission: {e}"))?;
-        let (spec, _warnings) = pulso_job::check(&submission, "job.toml").map_err(|mistakes| mistakes.render(false))?;
+        let fatal = |reason: String| Failure::Fatal { reason };
+        let retry = |reason: String| Failure::Retry { reason };
+        let submission =
+            serde_json::from_str(&definition.submission).map_err(|e| fatal(format!("the submission: {e}")))?;
+        let (spec, _warnings) =
+            pulso_job::check(&submission, "job.toml").map_err(|mistakes| fatal(mistakes.render(false)))?;
         let spec = Arc::new(spec);
-        let storage = self.storage.clone().ok_or("the checkpoint storage cannot be reached from this TaskManager")?;
-        let folder = self.data_dir.join(deployment.job.to_string());
+        let unreachable = || retry("the checkpoint storage cannot be reached from this TaskManager".into());
+        let storage = self.storage.clone().ok_or_else(unreachable)?;
+        // Its own: the task of an earlier attempt may be about to remove the one before.
+        let folder = self.data_dir.join(format!("{}-{}", deployment.job, deployment.attempt));
+        let stage = KeyedStage::new(Arc::clone(&spec)).map_err(|e| fatal(e.to_string()))?;
         let state = StateTask::start(
             deployment.job,
-            Arc::clone(&spec),
+            stage,
+            &spec,
             folder,
             storage,
             self.budget.clone(),
             self.events.clone(),
+            self.figures.clone(),
         )
-        .map_err(|e| format!("starting the state task: {e}"))?;
+        .map_err(|e| retry(format!("starting the state task: {e}")))?;
         let targets = (0..definition.targets.len())
             .filter_map(|index| u16::try_from(index).ok())
             .map(|index| {
@@ -245,6 +275,10 @@ impl Shell {
                 self.exchange.close(job);
                 self.with(job, |runtime| runtime.links = None);
             }
+            // After a release nothing is here that could be taken back.
+            Command::TakeBack { job, attempt, .. } if !self.jobs.contains_key(&job) => {
+                self.handle(Event::TookBack { job, attempt });
+            }
             Command::TakeBack { job, attempt, key_groups } => self.state(job, Work::TakeBack { attempt, key_groups }),
             Command::Restore { job, attempt, key_group, restore } => {
                 self.state(job, Work::Restore { attempt, key_group, restore });
@@ -279,7 +313,7 @@ impl Shell {
         }
     }
 
-    /// Does nothing for a job that has nothing running here: the worker then has no state of it either.
+    /// Does nothing for a job that has nothing running here: it was released.
     fn with(&mut self, job: JobId, change: impl FnOnce(&mut Runtime)) {
         if let Some(runtime) = self.jobs.get_mut(&job) {
             change(runtime);

@@ -14,7 +14,7 @@ use pulso_dataflow::decode::{Decoder, RawRecord};
 use pulso_job::spec::{JobSpec, SourceSpec};
 use thiserror::Error;
 
-use crate::exchange::Links;
+use crate::exchange::{LinkClosed, Links};
 use crate::figures::{Figures, SplitFigures};
 use crate::memory::Budget;
 use crate::shell::{Event, Events};
@@ -23,8 +23,13 @@ use crate::shell::{Event, Events};
 const PART_BYTES: usize = 1 << 20;
 /// An epoch of catch-up ends after this many records.
 const EPOCH_RECORDS: u64 = 40_000;
+/// However much memory there is: several epochs are in flight, each in several forms.
+const EPOCH_BYTES: u64 = 64 << 20;
 /// How long one call waits for records; also how late an `OpenCut` may be noticed.
 const POLL: Duration = Duration::from_millis(1);
+/// The same after nothing has happened for `QUIET`.
+const POLL_QUIET: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_secs(1);
 /// Records of a split that belong to later epochs are kept up to this many bytes before the split is paused.
 const HELD_BYTES: usize = 4 << 20;
 /// How often figures are told.
@@ -43,14 +48,26 @@ enum SourceError {
     /// The shell is gone or the link is broken: another attempt is on its way.
     #[error("stopped")]
     Stopped,
+    #[error("{0}")]
+    Rows(String),
+}
+
+impl From<LinkClosed> for SourceError {
+    fn from(closed: LinkClosed) -> Self {
+        match closed {
+            LinkClosed::Over => Self::Stopped,
+            LinkClosed::Rows(reason) => Self::Rows(reason),
+        }
+    }
 }
 
 impl SourceError {
     fn is_fatal(&self) -> bool {
         match self {
-            Self::Mismatch(_) => true,
+            // No record's fault and the same the next time.
+            Self::Mismatch(_) | Self::Decode(_) | Self::Rows(_) => true,
             Self::Kafka(e) => e.is_fatal(),
-            Self::Decode(_) | Self::Stopped => false,
+            Self::Stopped => false,
         }
     }
 }
@@ -151,6 +168,14 @@ struct Task {
     /// Ends of epochs that are closed and not yet told to the consumer group.
     ends: VecDeque<(Epoch, BTreeMap<SplitId, Position>)>,
     told: Instant,
+    /// Everywhere.
+    committed: Epoch,
+    /// When something was last read or ordered.
+    stirred: Instant,
+    /// When something could last be read.
+    readable: Instant,
+    /// All splits are paused, because nothing may be read.
+    halted: bool,
 }
 
 impl Task {
@@ -163,7 +188,7 @@ impl Task {
         events: Events,
         figures: Figures,
     ) -> Result<Self, SourceError> {
-        let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: buffer / 4 };
+        let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: (buffer / 4).min(EPOCH_BYTES) };
         let machine = Source::new(me, deployment, limits);
         let SourceSpec::Kafka(kafka) = &spec.source;
         let reader = KafkaReader::open(kafka, &spec.name, machine.starts(), buffer / 2)?;
@@ -186,6 +211,10 @@ impl Task {
             backlog,
             ends: VecDeque::new(),
             told: Instant::now(),
+            committed: deployment.committed,
+            stirred: Instant::now(),
+            readable: Instant::now(),
+            halted: false,
         })
     }
 
@@ -199,8 +228,11 @@ impl Task {
             }
             self.offer_held()?;
             let readable = self.backlog.keys().any(|split| self.machine.may_read(*split));
+            self.halt(!readable && self.readable.elapsed() > QUIET)?;
             if readable {
-                self.read()?;
+                self.readable = Instant::now();
+                let quiet = self.stirred.elapsed() > QUIET;
+                self.read(if quiet { POLL_QUIET } else { POLL })?;
             } else {
                 // The epoch is full, or the window is: nothing to do until the JobManager says so.
                 match commands.recv_timeout(Duration::from_millis(20)) {
@@ -214,7 +246,12 @@ impl Task {
                 self.tell(Event::SourceWaiting { job, attempt, epoch: waiting.epoch, full: waiting.full })?;
             }
             if self.figured.elapsed() >= FIGURES {
+                if self.halted {
+                    // The client has to be asked from time to time, or what it wants to tell piles up.
+                    self.read(Duration::ZERO)?;
+                }
                 self.tell_figures(!readable);
+                self.tell_group();
             }
             if self.decoder.bytes() >= PART_BYTES {
                 let decoded = self.decoder.take(self.clock)?;
@@ -224,13 +261,14 @@ impl Task {
     }
 
     fn obey(&mut self, command: Control) -> Result<(), SourceError> {
+        self.stirred = Instant::now();
         match command {
             Control::Open(opening) => {
                 self.machine.opened(opening)?;
             }
             Control::Committed(epoch) => {
                 self.machine.committed(epoch);
-                self.tell_group(epoch);
+                self.committed = epoch;
             }
             Control::Stop => return Err(SourceError::Stopped),
         }
@@ -238,7 +276,7 @@ impl Task {
     }
 
     /// Reads what is there, at most one part's worth.
-    fn read(&mut self) -> Result<(), SourceError> {
+    fn read(&mut self, wait: Duration) -> Result<(), SourceError> {
         let (machine, decoder, backlog) = (&mut self.machine, &mut self.decoder, &mut self.backlog);
         let (next, records) = (&mut self.next, &mut self.records);
         let mut mismatch = None;
@@ -267,12 +305,14 @@ impl Task {
             }
             Flow::Continue
         };
-        self.reader.poll(POLL, 4096, &mut take)?;
+        if self.reader.poll(wait, 4096, &mut take)? > 0 {
+            self.stirred = Instant::now();
+        }
         if let Some(mismatch) = mismatch {
             return Err(mismatch.into());
         }
         for (split, backlog) in &mut self.backlog {
-            if backlog.bytes > HELD_BYTES && !backlog.paused {
+            if backlog.bytes > HELD_BYTES && !backlog.paused && !self.halted {
                 self.reader.pause(*split)?;
                 backlog.paused = true;
             }
@@ -280,10 +320,24 @@ impl Task {
         Ok(())
     }
 
-    /// Offers again what came before its epoch.
+    /// While nothing may be read for long, nothing is fetched either. Not for short: what is fetched already is lost by it.
+    fn halt(&mut self, halt: bool) -> Result<(), SourceError> {
+        if self.halted != halt {
+            self.halted = halt;
+            for (split, _) in self.backlog.iter().filter(|(_, backlog)| !backlog.paused) {
+                if halt { self.reader.pause(*split)? } else { self.reader.resume(*split)? }
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers again what came before its epoch, at most one part's worth.
     fn offer_held(&mut self) -> Result<(), SourceError> {
         for (split, backlog) in &mut self.backlog {
             while let Some(held) = backlog.records.front() {
+                if self.decoder.bytes() >= PART_BYTES {
+                    return Ok(());
+                }
                 let (key, value) = (held.key.as_deref(), held.value.as_deref());
                 match self.machine.offer(*split, held.position, held.timestamp_ms, key, value)? {
                     Offer::Hold => break,
@@ -300,7 +354,9 @@ impl Task {
                 backlog.records.pop_front();
             }
             if backlog.paused && backlog.bytes < HELD_BYTES / 2 {
-                self.reader.resume(*split)?;
+                if !self.halted {
+                    self.reader.resume(*split)?;
+                }
                 backlog.paused = false;
             }
         }
@@ -313,7 +369,7 @@ impl Task {
         let decoded = self.decoder.close(boundary.clock)?;
         self.put(boundary.epoch, decoded)?;
         let barrier = Barrier { epoch: boundary.epoch, watermark: boundary.watermark };
-        self.links.barrier(barrier).map_err(|_| SourceError::Stopped)?;
+        self.links.barrier(barrier)?;
         let greatest = std::mem::take(&mut self.greatest);
         if let Some(splits) = self.machine.closed(&greatest) {
             self.ends.push_back((boundary.epoch, splits.iter().map(|(id, s)| (*id, s.end)).collect()));
@@ -328,7 +384,7 @@ impl Task {
             let greatest = self.greatest.entry(split).or_insert(time);
             *greatest = time.max(*greatest);
         }
-        self.links.send(epoch, decoded.payload).map_err(|_| SourceError::Stopped)
+        Ok(self.links.send(epoch, decoded.payload)?)
     }
 
     fn tell(&self, event: Event) -> Result<(), SourceError> {
@@ -351,12 +407,12 @@ impl Task {
     }
 
     /// Offsets in the consumer group serve outside tools only; positions are the job's.
-    fn tell_group(&mut self, committed: Epoch) {
+    fn tell_group(&mut self) {
         if self.told.elapsed() < GROUP_COMMIT {
             return;
         }
         let mut newest = None;
-        while self.ends.front().is_some_and(|(epoch, _)| *epoch <= committed) {
+        while self.ends.front().is_some_and(|(epoch, _)| *epoch <= self.committed) {
             newest = self.ends.pop_front();
         }
         if let Some((_, positions)) = newest {

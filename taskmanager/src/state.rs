@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Stage, TargetId};
 use pulso_core::ledger::Mark;
@@ -25,8 +26,16 @@ use pulso_job::spec::JobSpec;
 pub(crate) use self::snapshots::SnapshotStorage;
 
 use self::group::{Group, Groups};
+use tokio::sync::Semaphore;
+
+use crate::figures::Figures;
 use crate::memory::Budget;
 use crate::shell::{Event, Events};
+
+/// Key groups that are restored at the same time.
+const RESTORES: usize = 4;
+/// How often the size of the state is told.
+const FIGURES: Duration = Duration::from_millis(500);
 
 pub(crate) enum Work {
     TakeBack {
@@ -72,6 +81,8 @@ pub(crate) enum Work {
     Stored {
         checkpoint: CheckpointId,
         key_group: KeyGroupId,
+        /// Of the database that they were in.
+        folder: PathBuf,
         files: group::Files,
     },
     /// A checkpoint's hard links are made: state may be written to disk again.
@@ -87,23 +98,21 @@ pub(crate) struct StateTask {
 impl StateTask {
     pub(crate) fn start(
         job: JobId,
-        spec: Arc<JobSpec>,
+        stage: KeyedStage,
+        spec: &JobSpec,
         folder: PathBuf,
         storage: SnapshotStorage,
         budget: Budget,
         events: Events,
+        figures: Figures,
     ) -> std::io::Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let (queue, work) = channel();
         let runtime = tokio::runtime::Handle::current();
-        let back = queue.clone();
-        std::thread::Builder::new().name("state".into()).spawn(move || {
-            let place = Place { job, folder, storage, budget, events, queue: back, runtime };
-            match KeyedStage::new(Arc::clone(&spec)) {
-                Ok(stage) => Task::new(place, stage, &spec).run(&work),
-                Err(e) => refuse_all(&place, &work, &e.to_string()),
-            }
-        })?;
+        let restores = Arc::new(Semaphore::new(RESTORES));
+        let place = Place { job, folder, storage, budget, events, figures, restores, queue: queue.clone(), runtime };
+        let task = Task::new(place, stage, spec);
+        std::thread::Builder::new().name("state".into()).spawn(move || task.run(&work))?;
         Ok(Self { queue })
     }
 
@@ -127,6 +136,9 @@ pub(crate) struct Place {
     storage: SnapshotStorage,
     budget: Budget,
     events: Events,
+    figures: Figures,
+    /// Each holds a file in memory.
+    restores: Arc<Semaphore>,
     queue: Sender<Work>,
     runtime: tokio::runtime::Handle,
 }
@@ -147,19 +159,37 @@ struct Task {
     keep_for: Option<i64>,
     /// Checkpoints whose hard links are still being made.
     linking: usize,
+    /// The newest one that work was of: downloads for an older one come too late.
+    attempt: Attempt,
+    figured: Instant,
 }
 
 impl Task {
     fn new(place: Place, stage: KeyedStage, spec: &JobSpec) -> Self {
         let keep_for = spec.dedup.as_ref().map(|d| i64::try_from(d.keep_for.as_micros()).unwrap_or(i64::MAX));
-        Self { place, stage, groups: Groups::default(), watermarks: BTreeMap::new(), keep_for, linking: 0 }
+        Self {
+            place,
+            stage,
+            groups: Groups::default(),
+            watermarks: BTreeMap::new(),
+            keep_for,
+            linking: 0,
+            attempt: Attempt::default(),
+            figured: Instant::now(),
+        }
     }
 
     fn run(mut self, work: &Receiver<Work>) {
         while let Ok(work) = work.recv() {
             match work {
-                Work::TakeBack { attempt, key_groups } => self.take_back(attempt, &key_groups),
-                Work::Restore { attempt, key_group, restore } => self.restore(attempt, key_group, restore),
+                Work::TakeBack { attempt, key_groups } => {
+                    self.attempt = attempt;
+                    self.take_back(attempt, &key_groups);
+                }
+                Work::Restore { attempt, key_group, restore } => {
+                    self.attempt = attempt;
+                    self.restore(attempt, key_group, restore);
+                }
                 Work::Drop { key_groups } => key_groups.iter().for_each(|id| self.groups.remove(id.group)),
                 Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted } => {
                     self.watermarks.insert(epoch, watermark);
@@ -174,17 +204,29 @@ impl Task {
                     self.snapshot(attempt, checkpoint, epoch, key_groups);
                 }
                 Work::CheckpointDone { checkpoint } => self.groups.checkpoint_done(checkpoint),
+                Work::Downloaded { attempt, group, .. } if attempt != self.attempt => group.discard(),
                 Work::Downloaded { attempt, key_group, group } => {
                     self.groups.insert(key_group.group, *group);
                     self.place.tell(Event::Restored { job: self.place.job, attempt, key_group });
                 }
-                Work::Stored { checkpoint, key_group, files } => self.groups.stored(checkpoint, key_group.group, files),
+                Work::Stored { checkpoint, key_group, folder, files } => {
+                    self.groups.stored(checkpoint, key_group.group, &folder, files);
+                }
                 Work::Linked => self.linking = self.linking.saturating_sub(1),
                 Work::Stop => break,
             }
+            self.tell_figures();
         }
         drop(self.groups);
         std::fs::remove_dir_all(&self.place.folder).ok();
+    }
+
+    fn tell_figures(&mut self) {
+        if self.figured.elapsed() >= FIGURES {
+            self.figured = Instant::now();
+            let bytes = self.groups.memory() + self.groups.on_disk();
+            self.place.figures.tell(self.place.job, self.attempt, |figures| figures.state_bytes = bytes);
+        }
     }
 
     fn take_back(&mut self, attempt: Attempt, key_groups: &BTreeMap<KeyGroupId, Epoch>) {
@@ -231,8 +273,12 @@ impl Task {
         }
         let horizon = self.horizon(upto);
         if let Err(e) = self.groups.write(upto, horizon, &self.place) {
-            // Still in memory and still right; the next checkpoint tries again and tells what is wrong.
+            // Still in memory and still right, so it is tried again; but not for ever.
             tracing::warn!(job = %self.place.job, error = %e, "state cannot be written to disk");
+            if self.groups.memory() > 2 * self.place.budget.overlay_bytes {
+                let reason = format!("state cannot be written to disk: {e}");
+                self.place.tell(Event::ProcessingFailed { job: self.place.job, attempt: self.attempt, reason });
+            }
         }
     }
 
@@ -242,30 +288,5 @@ impl Task {
         self.watermarks = self.watermarks.split_off(&epoch);
         let (watermark, keep_for) = (watermark?, self.keep_for?);
         (watermark > EventTime::MIN).then(|| EventTime(watermark.0.saturating_sub(keep_for)))
-    }
-}
-
-/// The job's expressions do not compile here: says so to whatever is asked, until the job is released.
-fn refuse_all(place: &Place, work: &Receiver<Work>, reason: &str) {
-    while let Ok(work) = work.recv() {
-        match work {
-            Work::Restore { attempt, key_group, .. } => place.tell(Event::RestoreFailed {
-                job: place.job,
-                attempt,
-                key_group,
-                reason: reason.to_owned(),
-                retry: true,
-            }),
-            Work::TakeBack { attempt, .. } => place.tell(Event::TookBack { job: place.job, attempt }),
-            Work::Stop => return,
-            Work::Drop { .. }
-            | Work::Process { .. }
-            | Work::Settle { .. }
-            | Work::Snapshot { .. }
-            | Work::CheckpointDone { .. }
-            | Work::Downloaded { .. }
-            | Work::Stored { .. }
-            | Work::Linked => {}
-        }
     }
 }

@@ -146,7 +146,10 @@ impl Task {
             Order::Transact { steps, outputs, .. } => writer.transact(&steps, &outputs).await.map(|outcome| {
                 if outcome == Outcome::Committed {
                     let rows = outputs.iter().map(|(_, rows)| rows.rows_count() as u64).sum::<u64>();
-                    self.figures.tell(job, attempt, |figures| figures.rows_committed += rows);
+                    self.figures.tell(job, attempt, |figures| {
+                        figures.rows_committed += rows;
+                        figures.committed(outputs.iter().flat_map(|(_, rows)| rows.samples_ms.iter().copied()));
+                    });
                 }
                 Event::Transacted { job, attempt, target, outcome }
             }),

@@ -42,9 +42,17 @@ enum Destination {
     There(mpsc::Sender<Frame>),
 }
 
-/// The link is broken, or the attempt is over.
+/// Why nothing more goes over the links.
 #[derive(Debug)]
-pub(crate) struct LinkClosed;
+pub(crate) enum LinkClosed {
+    /// A link is broken, or the attempt is over: somebody else tells.
+    Over,
+    /// The rows cannot be sent.
+    Rows(String),
+}
+
+/// Rows are sent in pieces of about this many bytes at most: far below what a message may hold.
+const PIECE: usize = 16 << 20;
 
 impl Links {
     pub(super) fn open(me: TaskManagerId, deployment: &Deployment, events: &Events, token: &CancellationToken) -> Self {
@@ -96,10 +104,7 @@ impl Links {
                 .collect();
             payload.route(&owner_of, links.destinations.len())
         };
-        let parts = parts.map_err(|e| {
-            tracing::error!(job = %links.job, attempt = %links.attempt, error = %e, "rows cannot be routed");
-            LinkClosed
-        })?;
+        let parts = parts.map_err(|e| LinkClosed::Rows(format!("rows cannot be routed: {e}")))?;
         for (destination, part) in links.destinations.iter().zip(parts) {
             if part.is_empty() {
                 continue;
@@ -108,14 +113,14 @@ impl Links {
                 Destination::Here => {
                     let (job, attempt, from) = (links.job, links.attempt, links.me);
                     let event = Event::Arrived { job, attempt, stage: STAGE, from, epoch, payload: part };
-                    links.events.send_blocking(event).map_err(|_| LinkClosed)?;
+                    links.events.send_blocking(event).map_err(|_| LinkClosed::Over)?;
                 }
                 Destination::There(frames) => {
-                    let payload = part.encode().map_err(|e| {
-                        tracing::error!(job = %links.job, attempt = %links.attempt, error = %e, "rows cannot be encoded");
-                        LinkClosed
-                    })?;
-                    self.frame(frames, Content::Rows { stage: STAGE, epoch, payload: payload.into() })?;
+                    for piece in part.pieces(PIECE) {
+                        let encoded = piece.encode();
+                        let payload = encoded.map_err(|e| LinkClosed::Rows(format!("rows cannot be encoded: {e}")))?;
+                        self.frame(frames, Content::Rows { stage: STAGE, epoch, payload: payload.into() })?;
+                    }
                 }
             }
         }
@@ -130,7 +135,7 @@ impl Links {
                 Destination::Here => {
                     let (job, attempt, from) = (links.job, links.attempt, links.me);
                     let event = Event::BarrierArrived { job, attempt, stage: STAGE, from, barrier };
-                    links.events.send_blocking(event).map_err(|_| LinkClosed)?;
+                    links.events.send_blocking(event).map_err(|_| LinkClosed::Over)?;
                 }
                 Destination::There(frames) => {
                     self.frame(frames, Content::Barrier { stage: STAGE, barrier })?;
@@ -142,7 +147,7 @@ impl Links {
 
     fn frame(&self, frames: &mpsc::Sender<Frame>, content: Content) -> Result<(), LinkClosed> {
         let (job, attempt, from) = (self.0.job, self.0.attempt, self.0.me);
-        frames.blocking_send(Frame { job, attempt, from, content }).map_err(|_| LinkClosed)
+        frames.blocking_send(Frame { job, attempt, from, content }).map_err(|_| LinkClosed::Over)
     }
 }
 

@@ -9,7 +9,7 @@ use pulso_core::ledger::Mark;
 use pulso_core::message::{Counters, Snapshot};
 
 use super::disk::Disk;
-use super::group::{Files, new_folder};
+use super::group::Files;
 use super::{Place, Task, Work};
 use crate::shell::Event;
 
@@ -38,6 +38,7 @@ impl Task {
         if self.linking > 0 {
             return fail(&self.place, "the checkpoint before is still being linked".into());
         }
+        let folder = self.place.folder.join(format!("checkpoint-{checkpoint}-{}", uuid::Uuid::new_v4().simple()));
         let horizon = self.horizon(epoch);
         let mut parts = Vec::new();
         for (key_group, (marks, counters)) in key_groups {
@@ -50,21 +51,44 @@ impl Task {
             parts.push(Part {
                 key_group,
                 disk: group.disk.clone(),
-                folder: new_folder(&self.place, key_group.group),
-                known: group.completed.clone(),
+                folder: folder.join(key_group.group.to_string()),
+                known: group.stored(),
                 snapshot: Snapshot { epoch, marks, counters, files: Vec::new() },
             });
         }
         self.linking += 1;
         let place = self.place.clone();
-        self.place.runtime.spawn(async move { store(place, attempt, checkpoint, parts).await });
+        self.place.runtime.spawn(async move {
+            let event = match store(&place, &folder, attempt, checkpoint, parts).await {
+                Ok(()) => return,
+                Err(reason) => Event::SnapshotFailed { job, attempt, checkpoint, reason },
+            };
+            place.events.send(event).await.ok();
+        });
+    }
+}
+
+/// Hard links of one checkpoint; gone with this, whatever came of it.
+struct Links<'a>(&'a Path);
+
+impl Drop for Links<'_> {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.0).ok();
     }
 }
 
 /// Links all parts first, because state is not written to disk until that is done; then uploads one after another.
-async fn store(place: Place, attempt: Attempt, checkpoint: CheckpointId, parts: Vec<Part>) {
-    let job = place.job;
+async fn store(
+    place: &Place,
+    folder: &Path,
+    attempt: Attempt,
+    checkpoint: CheckpointId,
+    parts: Vec<Part>,
+) -> Result<(), String> {
+    let (job, links) = (place.job, Links(folder));
+    let made = folder.to_owned();
     let linked = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir(&made).map_err(|e| format!("making {}: {e}", made.display()))?;
         for part in &parts {
             if let Some(disk) = &part.disk {
                 disk.checkpoint(&part.folder).map_err(|e| format!("linking key group {}: {e}", part.key_group))?;
@@ -75,32 +99,24 @@ async fn store(place: Place, attempt: Attempt, checkpoint: CheckpointId, parts: 
     .await
     .unwrap_or_else(|e| Err(e.to_string()));
     place.queue.send(Work::Linked).ok();
-    let parts = match linked {
-        Ok(parts) => parts,
-        Err(reason) => {
-            place.events.send(Event::SnapshotFailed { job, attempt, checkpoint, reason }).await.ok();
-            return;
-        }
-    };
-    for part in parts {
+    for part in linked? {
         let key_group = part.key_group;
-        let event = match upload(&place, attempt, &part).await {
-            Ok(files) => {
-                let snapshot = Snapshot { files: files.values().cloned().collect(), ..part.snapshot };
-                place.queue.send(Work::Stored { checkpoint, key_group, files }).ok();
-                Event::SnapshotStored { job, attempt, checkpoint, key_group, snapshot }
-            }
-            Err(reason) => Event::SnapshotFailed { job, attempt, checkpoint, reason },
-        };
-        tokio::fs::remove_dir_all(&part.folder).await.ok();
-        let failed = matches!(event, Event::SnapshotFailed { .. });
-        if place.events.send(event).await.is_err() || failed {
-            return;
+        let files = upload(place, attempt, &part).await?;
+        let snapshot = Snapshot { files: files.values().cloned().collect(), ..part.snapshot };
+        if let Some(disk) = &part.disk {
+            let folder = disk.path().to_owned();
+            place.queue.send(Work::Stored { checkpoint, key_group, folder, files }).ok();
+        }
+        let event = Event::SnapshotStored { job, attempt, checkpoint, key_group, snapshot };
+        if place.events.send(event).await.is_err() {
+            break;
         }
     }
+    drop(links);
+    Ok(())
 }
 
-/// Uploads what the last completed checkpoint does not hold.
+/// Uploads what is not in the checkpoint storage yet.
 async fn upload(place: &Place, attempt: Attempt, part: &Part) -> Result<Files, String> {
     let mut files = Files::new();
     if part.disk.is_none() {
@@ -126,6 +142,7 @@ async fn upload(place: &Place, attempt: Attempt, part: &Part) -> Result<Files, S
         };
         files.insert(name, stored);
     }
+    place.storage.settle(files.values()).await.map_err(|e| e.to_string())?;
     Ok(files)
 }
 

@@ -11,7 +11,10 @@ use pulso_dataflow::DataflowError;
 use pulso_dataflow::state::{DiskState, is_expired};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::compaction_filter::Decision;
-use rocksdb::{BlockBasedOptions, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Options, WriteBatch,
+    WriteOptions,
+};
 
 use crate::memory::Budget;
 
@@ -46,7 +49,10 @@ impl Disk {
     /// Opens the directory of a restored snapshot, or makes a new one.
     pub(crate) fn open(path: &Path, budget: &Budget) -> Result<Self, rocksdb::Error> {
         let horizon = Horizon::new();
-        let db = DB::open(&options(budget, horizon.clone()), path)?;
+        let options = options(budget, horizon.clone());
+        // Named, because only then there is a handle of it.
+        let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
+        let db = DB::open_cf_descriptors(&options, path, [family])?;
         Ok(Self { db, horizon, path: path.to_owned() })
     }
 
@@ -76,11 +82,27 @@ impl Disk {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Bytes of its files; zero where RocksDB does not tell.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.db.property_int_value("rocksdb.total-sst-files-size").ok().flatten().unwrap_or(0)
+    }
+
+    /// Removes the folder. Where an upload still holds the database, the files live on through their links.
+    pub(crate) fn remove(self: Arc<Self>) {
+        let folder = self.path.clone();
+        drop(self);
+        std::fs::remove_dir_all(folder).ok();
+    }
 }
 
 impl DiskState for Disk {
     fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, DataflowError> {
-        self.db.multi_get(keys).into_iter().collect::<Result<_, _>>().map_err(|e| DataflowError::State(e.to_string()))
+        let failed = |e: rocksdb::Error| DataflowError::State(e.to_string());
+        let family = self.db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME);
+        let family = family.ok_or_else(|| DataflowError::State("no default column family".to_owned()))?;
+        let values = self.db.batched_multi_get_cf(family, keys.iter().copied(), false);
+        values.into_iter().map(|value| Ok(value.map_err(failed)?.map(|value| value.to_vec()))).collect()
     }
 }
 
@@ -100,6 +122,10 @@ fn options(budget: &Budget, horizon: Horizon) -> Options {
     options.set_max_open_files(64);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_keep_log_file_num(1);
+    options.set_log_level(rocksdb::LogLevel::Warn);
+    options.set_max_log_file_size(1 << 20);
+    // Goes into every checkpoint as a whole.
+    options.set_max_manifest_file_size(256 << 10);
     options.set_max_background_jobs(1);
     options.set_stats_dump_period_sec(0);
     options.set_compaction_filter("expired", move |_level, _key, value: &[u8]| {

@@ -1,7 +1,7 @@
 //! The key groups that are hosted here: overlay and disk of each.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pulso_core::ids::{CheckpointId, Epoch, EventTime, KeyGroup};
@@ -22,7 +22,7 @@ pub(crate) struct Group {
     /// Made at the first write.
     pub(super) disk: Option<Arc<Disk>>,
     /// What the last completed checkpoint holds of this very directory.
-    pub(super) completed: Files,
+    completed: Files,
     /// Uploaded for checkpoints that are not complete yet.
     uploaded: BTreeMap<CheckpointId, Files>,
 }
@@ -30,6 +30,19 @@ pub(crate) struct Group {
 impl Group {
     pub(super) fn restored(disk: Option<Disk>, completed: Files) -> Self {
         Self { disk: disk.map(Arc::new), completed, ..Self::default() }
+    }
+
+    /// Files of this directory that are in the checkpoint storage, also for checkpoints that did not come to be.
+    pub(super) fn stored(&self) -> Files {
+        let all = self.uploaded.values().chain([&self.completed]);
+        all.flatten().map(|(name, file)| (name.clone(), file.clone())).collect()
+    }
+
+    /// It came too late: nobody will use it.
+    pub(super) fn discard(self) {
+        if let Some(disk) = self.disk {
+            disk.remove();
+        }
     }
 
     /// Writes versions up to `upto` to disk.
@@ -69,11 +82,8 @@ impl Groups {
     }
 
     pub(super) fn remove(&mut self, key_group: KeyGroup) {
-        if let Some(Group { disk: Some(disk), .. }) = self.0.remove(&key_group) {
-            let folder = disk.path().to_owned();
-            // An upload may still hold it; the folder's files live on through their links then.
-            drop(disk);
-            std::fs::remove_dir_all(folder).ok();
+        if let Some(group) = self.0.remove(&key_group) {
+            group.discard();
         }
     }
 
@@ -101,6 +111,11 @@ impl Groups {
         self.0.values().map(|group| group.overlay.memory() as u64).sum()
     }
 
+    /// Bytes of state in RocksDB's files.
+    pub(super) fn on_disk(&self) -> u64 {
+        self.0.values().filter_map(|group| group.disk.as_ref()).map(|disk| disk.bytes()).sum()
+    }
+
     pub(super) fn write(
         &mut self,
         upto: Epoch,
@@ -110,8 +125,10 @@ impl Groups {
         self.0.iter_mut().try_for_each(|(id, group)| group.write(*id, upto, horizon, place))
     }
 
-    pub(super) fn stored(&mut self, checkpoint: CheckpointId, key_group: KeyGroup, files: Files) {
-        if let Some(group) = self.0.get_mut(&key_group) {
+    /// `folder`: of the database whose files they are. Another one may have taken its place.
+    pub(super) fn stored(&mut self, checkpoint: CheckpointId, key_group: KeyGroup, folder: &Path, files: Files) {
+        let same = |group: &&mut Group| group.disk.as_ref().is_some_and(|disk| disk.path() == folder);
+        if let Some(group) = self.0.get_mut(&key_group).filter(same) {
             group.uploaded.insert(checkpoint, files);
         }
     }

@@ -1,7 +1,11 @@
 //! Where a key group's state comes from in a new attempt.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use pulso_core::ids::{Attempt, KeyGroupId};
 use pulso_core::message::{Restore, Snapshot};
+use rocksdb::ErrorKind;
 
 use super::disk::Disk;
 use super::group::{Group, new_folder};
@@ -34,11 +38,15 @@ impl Task {
 }
 
 async fn download(place: Place, attempt: Attempt, key_group: KeyGroupId, snapshot: Snapshot) {
-    match fetch(&place, key_group, &snapshot).await {
+    let Ok(_turn) = Arc::clone(&place.restores).acquire_owned().await else { return };
+    let folder = new_folder(&place, key_group.group);
+    let fetched = fetch(&place, &folder, &snapshot).await;
+    match fetched {
         Ok(group) => {
             place.queue.send(Work::Downloaded { attempt, key_group, group: Box::new(group) }).ok();
         }
         Err(e) => {
+            tokio::fs::remove_dir_all(&folder).await.ok();
             let retry = matches!(e, SnapshotError::Storage(_));
             let (job, reason) = (place.job, e.to_string());
             place.events.send(Event::RestoreFailed { job, attempt, key_group, reason, retry }).await.ok();
@@ -46,21 +54,24 @@ async fn download(place: Place, attempt: Attempt, key_group: KeyGroupId, snapsho
     }
 }
 
-async fn fetch(place: &Place, key_group: KeyGroupId, snapshot: &Snapshot) -> Result<Group, SnapshotError> {
+async fn fetch(place: &Place, folder: &Path, snapshot: &Snapshot) -> Result<Group, SnapshotError> {
     if snapshot.files.is_empty() {
         return Ok(Group::default());
     }
-    let folder = new_folder(place, key_group.group);
-    tokio::fs::create_dir_all(&folder)
+    tokio::fs::create_dir_all(folder)
         .await
         .map_err(|e| SnapshotError::Storage(format!("making {}: {e}", folder.display())))?;
     for file in &snapshot.files {
-        place.storage.get(file, &folder).await?;
+        place.storage.get(file, folder).await?;
     }
-    let budget = place.budget.clone();
+    let (budget, folder) = (place.budget.clone(), folder.to_owned());
     let opened = tokio::task::spawn_blocking(move || Disk::open(&folder, &budget)).await;
     let disk = match opened {
         Ok(Ok(disk)) => disk,
+        // Anything else is this machine's: a full disk does not make a checkpoint bad.
+        Ok(Err(e)) if !matches!(e.kind(), ErrorKind::Corruption | ErrorKind::InvalidArgument) => {
+            return Err(SnapshotError::Storage(format!("opening the snapshot: {e}")));
+        }
         Ok(Err(e)) => {
             let object = snapshot.files.first().map(|f| f.object.clone()).unwrap_or_default();
             return Err(SnapshotError::Corrupt { object, reason: format!("RocksDB refuses the snapshot: {e}") });

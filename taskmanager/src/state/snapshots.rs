@@ -1,5 +1,6 @@
 //! Key groups' files in the checkpoint storage: stored under names that are never used again, verified when read back.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl SnapshotStorage {
         Ok(Self { objects, local: None })
     }
 
-    /// Stores a local file as `object`, durably.
+    /// Stores a local file as `object`; durable after [`SnapshotStorage::settle`].
     pub(crate) async fn put(&self, file: &Path, object: String) -> Result<SnapshotFile, SnapshotError> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let contents = tokio::fs::read(file)
@@ -61,9 +62,20 @@ impl SnapshotStorage {
             .await
             .map_err(|e| SnapshotError::Storage(format!("writing {}: {e}", stored.object)))?;
         if let Some(root) = &self.local {
-            sync(root.join(&stored.object)).await?;
+            sync([root.join(&stored.object)].into()).await?;
         }
         Ok(stored)
+    }
+
+    /// Makes the names of stored objects durable: the folders of a local storage, up to its root.
+    pub(crate) async fn settle(&self, files: impl Iterator<Item = &SnapshotFile>) -> Result<(), SnapshotError> {
+        let Some(root) = &self.local else { return Ok(()) };
+        let mut folders = BTreeSet::new();
+        for file in files {
+            let object = root.join(&file.object);
+            folders.extend(object.ancestors().skip(1).take_while(|f| f.starts_with(root)).map(Path::to_owned));
+        }
+        sync(folders).await
     }
 
     /// Reads an object back into `folder`; anything but the very bytes that were stored is an error.
@@ -91,15 +103,10 @@ impl SnapshotStorage {
     }
 }
 
-/// A file and the directories that lead to it, on disk for good.
-async fn sync(path: PathBuf) -> Result<(), SnapshotError> {
-    let done = tokio::task::spawn_blocking(move || {
-        std::fs::File::open(&path)?.sync_all()?;
-        for folder in path.ancestors().skip(1).take(3) {
-            std::fs::File::open(folder)?.sync_all()?;
-        }
-        Ok::<_, std::io::Error>(())
-    });
+/// Files or folders, on disk for good.
+async fn sync(paths: BTreeSet<PathBuf>) -> Result<(), SnapshotError> {
+    let done =
+        tokio::task::spawn_blocking(move || paths.iter().try_for_each(|path| std::fs::File::open(path)?.sync_all()));
     match done.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => Err(SnapshotError::Storage(format!("syncing: {e}"))),
