@@ -322,7 +322,7 @@ function alarms(overview) {
 }
 
 const PAGES = [
-  [/^#\/job\/(.+)$/, (overview, match) => jobPage(overview, decodeURIComponent(match[1]))],
+  [/^#\/job\/([0-9a-f-]+)$/, (overview, match) => jobPage(overview, match[1])],
   [/^/, (overview) => overviewPage(overview)],
 ];
 
@@ -330,6 +330,12 @@ const PAGES = [
 
 let latest = null;
 let seen = 0;
+// No figures for a while: those on the page are old.
+let stale = false;
+
+function staleAlarm() {
+  return h("p", { class: "alarm" }, h("strong", {}, "Old figures. "), `The JobManager has said nothing since ${time(seen)}; this page tries again by itself.`);
+}
 
 function show() {
   if (!latest) return;
@@ -338,8 +344,9 @@ function show() {
     const match = hash.match(address);
     if (match) { draw("content", page(latest, match)); break; }
   }
-  draw("alarms", alarms(latest));
-  const current = hash.startsWith("#/job/") ? decodeURIComponent(hash.slice(6)) : null;
+  draw("alarms", stale ? [staleAlarm()] : alarms(latest));
+  document.getElementById("content").classList.toggle("stale", stale);
+  const current = hash.startsWith("#/job/") ? hash.slice(6) : null;
   const entry = (title, href, here) => h("a", { href, "aria-current": here ? "page" : null }, title);
   draw("nav", entry("Cluster", "#/", current === null), latest.jobs.filter(isActive).slice(0, 8).map((job) => entry(job.name, jobLink(job), current === job.id)));
   draw("about", `Pulso ${latest.version}${latest.time_ms ? ` · ${time(latest.time_ms)}` : ""}`);
@@ -356,6 +363,7 @@ function listen() {
   source.addEventListener("overview", (event) => {
     latest = JSON.parse(event.data);
     seen = Date.now();
+    stale = false;
     remember(latest);
     state("live", true);
     show();
@@ -367,6 +375,16 @@ function listen() {
   });
 }
 
-setInterval(() => { if (seen && Date.now() - seen > 3000) state(`no news for ${span(Date.now() - seen)}`, false); }, 1000);
+setInterval(() => {
+  if (stale || !seen || Date.now() - seen < 3000) return;
+  stale = true;
+  state("no connection to the JobManager", false);
+  show();
+}, 1000);
 addEventListener("hashchange", () => { show(); document.getElementById("content").focus(); });
+// The address says which page it is, so the link must not change it.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("content").focus();
+});
 listen();

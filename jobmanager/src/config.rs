@@ -98,9 +98,21 @@ impl Config {
                 );
             }
         }
-        for (flag, value) in [("--epoch-age", self.epoch_age), ("--session-timeout", self.session_timeout)] {
-            if value.is_zero() {
-                bail!("{flag} must be above zero");
+        let ms = Duration::from_millis;
+        for (flag, value, least) in [
+            ("--epoch-age", self.epoch_age, ms(1)),
+            // Several heartbeats.
+            ("--session-timeout", self.session_timeout, ms(500)),
+            ("--checkpoint-interval", self.checkpoint_interval, ms(100)),
+            ("--checkpoint-timeout", self.checkpoint_timeout, ms(1000)),
+            ("--discovery-interval", self.discovery_interval, ms(100)),
+        ] {
+            if value < least {
+                bail!(
+                    "{flag} {} is too short: at least {}",
+                    humantime::format_duration(value),
+                    humantime::format_duration(least)
+                );
             }
         }
         Ok(())

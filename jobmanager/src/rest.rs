@@ -1,7 +1,6 @@
 //! HTTP: the REST API under /api/v1, health, metrics and the status page. Only reads; nothing has a side effect.
 
 mod guard;
-mod mask;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -155,14 +154,14 @@ async fn attempts(State(web): State<Web>, Path(name): Path<String>) -> Result<Re
     web.part(&name, |job| &job.attempts).await
 }
 
-/// As submitted, without the environment, and without passwords that stand in addresses.
+/// As submitted, without the environment, and without secrets that stand in it.
 async fn job_file(State(web): State<Web>, Path(name): Path<String>) -> Result<Response, Problem> {
     let found = web.handle.find(&name).await.map_err(|_| Problem::NotLeading)?;
     let definition = found.ok_or(Problem::NoSuchJob(name))?;
     let submission: Submission =
         serde_json::from_str(&definition.submission).map_err(|e| Problem::Internal(e.to_string()))?;
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    Ok((headers, mask::passwords(&submission.toml)).into_response())
+    Ok((headers, pulso_job::shown(&submission)).into_response())
 }
 
 /// The overview, at once and then twice a second.

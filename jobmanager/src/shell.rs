@@ -26,9 +26,10 @@ use crate::log::Log;
 use crate::overview::Overview;
 use crate::storage::Objects;
 
-/// How often time passes for the machines while a job runs, and else.
-const TICK_BUSY: Duration = Duration::from_millis(5);
-const TICK_IDLE: Duration = Duration::from_millis(50);
+/// How often time passes for the machines where nothing is due sooner.
+const TICK: Duration = Duration::from_millis(20);
+/// Never again before this.
+const SOON: Duration = Duration::from_millis(1);
 /// How often the overview is made anew for those who watch.
 const OVERVIEW_EVERY: Duration = Duration::from_millis(500);
 /// Inputs under way to the loop; a task that finds the queue full waits.
@@ -106,17 +107,20 @@ pub(crate) async fn run(parts: Parts, shutdown: CancellationToken) -> Result<()>
         fatal: None,
     };
     let mut next_tick = tokio::time::Instant::now();
+    let mut due = next_tick;
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
             Some(answer) = answers.recv() => shell.handle([Work::Appender(answer)]),
-            () = tokio::time::sleep_until(next_tick) => {
+            () = tokio::time::sleep_until(next_tick.min(due)) => {
                 shell.tick();
-                next_tick = tokio::time::Instant::now() + shell.tick_interval();
+                next_tick = tokio::time::Instant::now() + TICK;
             }
             Some(input) = inputs.recv() => shell.input(input),
         }
+        let idle = shell.leading.as_ref().and_then(|leading| leading.coordinator.idle());
+        due = idle.map_or(next_tick, |idle| tokio::time::Instant::now() + idle.max(SOON));
         if let Some(reason) = shell.fatal.take() {
             bail!("{reason}");
         }
@@ -129,13 +133,6 @@ impl Shell {
         Now {
             instant: Instant(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)),
             wall: WallTime(i64::try_from(wall.as_micros()).unwrap_or(i64::MAX)),
-        }
-    }
-
-    fn tick_interval(&self) -> Duration {
-        match &self.leading {
-            Some(leading) if leading.catalog.has_active() => TICK_BUSY,
-            Some(_) | None => TICK_IDLE,
         }
     }
 

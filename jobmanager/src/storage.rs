@@ -1,5 +1,6 @@
 //! Places that hold the control log and the checkpoints: a local folder or an S3 bucket, named by a URL.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,14 +98,14 @@ impl Objects {
     }
 }
 
-/// Makes a folder and all above it, durably: a folder that a power cut takes away takes the log with it.
+/// Makes a folder and all above it, for nobody else to read, and durably: a folder that a power cut takes away takes the log with it.
 pub(crate) fn create_folder(path: &Path) -> std::io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
         create_folder(parent)?;
-        match std::fs::create_dir(path) {
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
             Ok(()) | Err(_) => sync_folder(parent)?,
         }

@@ -46,7 +46,7 @@ fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, 
     // Half of the hash is plenty to tell a file from its next version.
     let fingerprint = (pulso_job::fingerprint(submission) >> 64) as u64;
     Ok(JobDefinition {
-        id: JobId(uuid::Uuid::new_v4()),
+        id: new_id(),
         name: spec.name.clone(),
         submission: serde_json::to_string(submission).map_err(|e| internal(&e))?,
         fingerprint,
@@ -58,6 +58,15 @@ fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, 
         idle_after: spec.time.as_ref().map_or(0, |time| microseconds(time.idle_after)),
         has_windows: false,
     })
+}
+
+/// Version 7: ids sort by the time of submission, so that of two jobs with one name the later one is known.
+fn new_id() -> JobId {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let mut random = [0; 10];
+    random.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[6..]);
+    JobId(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
 /// Cut(0): where every split starts.

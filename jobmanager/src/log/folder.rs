@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,8 @@ use pulso_core::control_log::PutAnswer;
 use super::{number_of, object_name};
 use crate::storage::{create_folder, sync_folder};
 
+/// Records hold what jobs were submitted with: credentials too.
+const PRIVATE: u32 = 0o600;
 const UNFINISHED: &str = "unfinished-";
 /// No put takes this long.
 const ABANDONED: Duration = Duration::from_secs(600);
@@ -59,7 +62,7 @@ impl Folder {
     }
 
     fn put_as(&self, unfinished: &PathBuf, number: u64, bytes: &[u8]) -> io::Result<PutAnswer> {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(unfinished)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(unfinished)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         match std::fs::hard_link(unfinished, self.path.join(object_name(number))) {

@@ -16,9 +16,7 @@ impl Overview {
     /// `figures`: the newest heartbeat of each TaskManager.
     pub(crate) fn new(view: &ClusterView, figures: &Figures, now: WallTime) -> Self {
         let mut jobs: Vec<Job> = view.jobs.iter().map(|job| of_job(job, figures)).collect();
-        jobs.sort_by(|a, b| {
-            (&a.name, !a.status.is_active(), newest(b)).cmp(&(&b.name, !b.status.is_active(), newest(a)))
-        });
+        jobs.sort_by(|a, b| (&a.name, !a.status.is_active(), b.id).cmp(&(&b.name, !b.status.is_active(), a.id)));
         Self {
             leading: true,
             version: env!("CARGO_PKG_VERSION"),
@@ -27,10 +25,6 @@ impl Overview {
             jobs,
         }
     }
-}
-
-fn newest(job: &Job) -> Option<i64> {
-    job.attempts.first().and_then(|attempt| attempt.started_ms)
 }
 
 fn milliseconds(time: WallTime) -> i64 {
@@ -96,7 +90,7 @@ fn of_job(job: &JobView, figures: &Figures) -> Job {
         backpressured: running.iter().any(|(_, f)| f.backpressured),
         state_bytes: running.iter().map(|(_, f)| f.state_bytes).sum(),
         latency: latency(&running),
-        troubles: troubles(&running),
+        troubles: troubles(job, &running),
         splits,
         key_groups: job.key_groups.iter().map(key_group).collect(),
         checkpoints: job.checkpoints.iter().rev().map(checkpoint).collect(),
@@ -151,11 +145,9 @@ fn splits(job: &JobView, figures: &[(TaskManagerId, &v1::JobFigures)]) -> Vec<Sp
 /// this JobManager has no counters yet.
 fn conservation(job: &JobView) -> Conservation {
     let known = job.records_read == 0 || job.counters.total() > 0;
-    let settled =
-        job.epochs.sealed == job.epochs.committed && matches!(job.phase, PhaseView::Running | PhaseView::Ended);
     Conservation::of(Counted {
         read: job.records_read,
-        committed: settled.then_some(job.records_read),
+        committed: job.settled.then_some(job.records_read),
         counters: known.then_some(job.counters),
     })
 }
@@ -167,11 +159,12 @@ fn latency(figures: &[(TaskManagerId, &v1::JobFigures)]) -> Option<Latency> {
 }
 
 /// Each text once.
-fn troubles(figures: &[(TaskManagerId, &v1::JobFigures)]) -> Vec<String> {
+fn troubles(job: &JobView, figures: &[(TaskManagerId, &v1::JobFigures)]) -> Vec<String> {
     let all = figures.iter().flat_map(|(_, f)| {
         f.splits.iter().map(|split| &split.trouble).chain(f.targets.iter().map(|target| &target.trouble))
     });
-    let mut troubles: Vec<String> = all.filter(|text| !text.is_empty()).cloned().collect();
+    let checkpoint = job.checkpoint_trouble.iter().map(|reason| format!("the newest checkpoint failed: {reason}"));
+    let mut troubles: Vec<String> = all.filter(|text| !text.is_empty()).cloned().chain(checkpoint).collect();
     troubles.sort();
     troubles.dedup();
     troubles

@@ -25,6 +25,8 @@ fn job() -> JobView {
         checkpoints: Vec::new(),
         attempts: Vec::new(),
         counters: Counters { written: 60, duplicates: 20, ..Counters::default() },
+        settled: true,
+        checkpoint_trouble: None,
         records_read: 80,
     }
 }

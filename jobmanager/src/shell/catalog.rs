@@ -65,10 +65,6 @@ impl Catalog {
         }
     }
 
-    pub(crate) fn has_active(&self) -> bool {
-        self.jobs.values().any(|entry| entry.active)
-    }
-
     pub(crate) fn active(&self) -> impl Iterator<Item = &JobDefinition> {
         self.jobs.values().filter(|entry| entry.active).map(|entry| &entry.definition)
     }
