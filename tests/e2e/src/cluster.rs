@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::World;
-use crate::wait::until;
+use crate::wait::{until, until_ok};
 
 /// One JobManager and its TaskManagers.
 pub struct Cluster {
@@ -132,6 +132,19 @@ impl Cluster {
     pub fn submit(&self, job: &JobFile) -> Result<()> {
         let path = job.0.to_str().context("the path is text")?;
         self.healthctl(&["submit", path]).map(drop)
+    }
+
+    /// Waits until the conservation line adds up: each of the `total` records is read, and accounted for in one place.
+    pub async fn accounts_for(&self, total: u64) -> Result<()> {
+        until_ok("every record to be accounted for", Duration::from_secs(60), async || {
+            let status = self.json(&["status", "health-records"])?;
+            let of = |name: &str| status[name].as_u64().unwrap_or(0);
+            let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
+            let adds_up = sum == total && of("records_read") == total && status["conserved"] == true;
+            ensure!(adds_up, "of {total} records: {status}");
+            Ok(())
+        })
+        .await
     }
 
     /// What `healthctl ARGUMENTS -o json` prints.

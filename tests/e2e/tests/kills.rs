@@ -56,13 +56,7 @@ impl Scene {
     /// The conservation line adds up: every record read is accounted for.
     async fn is_conserved(&self) -> Result<()> {
         let (_, total) = expected(self.world.kafka.brokers(), "readings")?;
-        until("every record to be accounted for", LIMIT, async || {
-            let status = self.cluster.json(&["status", "health-records"])?;
-            let of = |name: &str| status[name].as_u64().unwrap_or(0);
-            let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
-            Ok(sum == total && of("records_read") == total && status["conserved"] == true)
-        })
-        .await
+        self.cluster.accounts_for(total).await
     }
 }
 
