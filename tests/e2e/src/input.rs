@@ -8,8 +8,10 @@ use rand::{Rng, RngExt, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde_json::json;
+
+use crate::wait::until;
 
 /// One message of the health job.
 #[derive(Debug, Clone)]
@@ -69,6 +71,14 @@ impl Input {
         for result in self.admin.create_partitions([&more], &AdminOptions::new()).await? {
             result.map_err(|(topic, code)| anyhow!("adding partitions to {topic}: {code}"))?;
         }
+        // The producer refuses a partition that it has not heard of, and would hear of it minutes later.
+        let known = Duration::from_secs(20);
+        until("the producer to know the new partitions", known, async || {
+            let metadata = self.producer.client().fetch_metadata(Some(&self.topic), known)?;
+            let partitions = metadata.topics().first().map(|topic| topic.partitions()).unwrap_or_default();
+            Ok(partitions.len() == usize::try_from(total)? && partitions.iter().all(|p| p.leader() >= 0))
+        })
+        .await?;
         self.partitions = total;
         Ok(())
     }
