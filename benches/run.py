@@ -182,7 +182,7 @@ def catchup(home, servers, rounds):
     with cluster_for(home, servers, "catchup") as cluster:
         for _ in range(rounds):
             reset(servers)
-            yield measure(servers, cluster, oracle, f"{BIN}/healthctl submit {job}", "--raw", "3")
+            yield measure(servers, cluster, oracle, f"{BIN}/healthctl submit --new {job}", "--raw", "3")
             cluster.healthctl("cancel", "health-records", "--yes")
 
 
