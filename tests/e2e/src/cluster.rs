@@ -82,6 +82,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// SIGSTOP
+    pub fn pause_jobmanager(&self) -> Result<()> {
+        signal(self.jobmanager.as_ref().context("no JobManager runs")?, Signal::SIGSTOP)
+    }
+
+    /// SIGCONT
+    pub fn resume_jobmanager(&self) -> Result<()> {
+        signal(self.jobmanager.as_ref().context("no JobManager runs")?, Signal::SIGCONT)
+    }
+
     /// Starts a TaskManager; it registers by itself.
     pub fn start_task_manager(&mut self) -> Result<TaskManager> {
         let name = format!("tm{}", self.started);
@@ -236,10 +246,14 @@ impl TaskManager {
         Ok(self.process.wait()?.success())
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.process.id())?), signal)?;
-        Ok(())
+    fn signal(&self, sent: Signal) -> Result<()> {
+        signal(&self.process, sent)
     }
+}
+
+fn signal(process: &Child, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(i32::try_from(process.id())?), signal)?;
+    Ok(())
 }
 
 impl Drop for TaskManager {
