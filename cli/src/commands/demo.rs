@@ -166,7 +166,10 @@ impl Demo<'_> {
         let psql =
             if self.arguments.database_url.is_some() { "" } else { &format!(": psql {}", self.servers.database_url) };
         say(&format!("table {}{psql}", self.belongings.table));
-        say(&format!("try: healthctl status {name}{flag}, kill -9 a TaskManager, or Ctrl-C to drain and verify"));
+        // As it was called just now: it need not be in the PATH.
+        let me = std::env::args().next().unwrap_or_else(|| "healthctl".to_owned());
+        say(&format!("try: {me} status {name}{flag}, or kill -9 a TaskManager"));
+        say("Ctrl-C drains and verifies, a second one ends at once");
         Ok((generator, name))
     }
 
