@@ -281,8 +281,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="folder for logs and results; kept")
     args = parser.parse_args()
     home = args.out.resolve() if args.out else pathlib.Path(tempfile.mkdtemp(prefix="pulso-bench-"))
-    os.chmod(home, 0o755)
     home.mkdir(parents=True, exist_ok=True)
+    # PostgreSQL runs as another user.
+    os.chmod(home, 0o755)
     servers, summary = Servers(home), {}
     try:
         for name in args.runs or RUNS:
