@@ -3,8 +3,8 @@
 
     run.py [catchup] [latency] [kill] [stop] [append] [--rounds 3] [--out DIR]
 
-Prints one JSON object a run and, at the end, the medians. The load is load.py, the measure is measure.py; both are the
-same for every engine. Needs `make build`, confluent-kafka and psycopg.
+Prints one JSON object a run, before it what else the machine does, and at the end the medians. The load is load.py, the
+measure is measure.py; both are the same for every engine. Needs `make build`, confluent-kafka and psycopg.
 """
 import argparse
 import contextlib
@@ -124,7 +124,35 @@ def reset(servers, keep_first=False, key=True):
         subprocess.run([sys.executable, HERE / "measure.py", "reset", "--servers", servers.home, *flags], check=True)
 
 
+def cpu_ticks():
+    """CPU ticks so far of every process, by (pid, name)."""
+    ticks = {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, name, rest = re.match(r"(\d+) \((.*)\) (.*)", stat.read_text(), re.DOTALL).groups()
+        except OSError:
+            continue
+        ticks[int(pid), name] = sum(map(int, rest.split()[11:13]))
+    return ticks
+
+
+def what_else_runs():
+    """Load average, and the processes that took most CPU in the last second: figures of a busy machine are others."""
+    before = cpu_ticks()
+    time.sleep(1)
+    used = {key: ticks - before.get(key, 0) for key, ticks in cpu_ticks().items()}
+    busiest = sorted(((ticks, key) for key, ticks in used.items() if ticks > 0), reverse=True)[:5]
+    percent = 100 / os.sysconf("SC_CLK_TCK")
+    return {"load_average": [round(load, 2) for load in os.getloadavg()],
+            "busiest": [f"{name} ({pid}): {round(ticks * percent)} %" for ticks, (pid, name) in busiest]}
+
+
+def say_what_else_runs():
+    print(json.dumps({"before": what_else_runs()}), flush=True)
+
+
 def measure(servers, cluster, oracle, command, *flags):
+    say_what_else_runs()
     done = subprocess.run([sys.executable, HERE / "measure.py", "run", "--servers", servers.home, "--oracle", oracle,
                            "--pids", cluster.pids, "--cmd", command, *flags],
                           env=cluster.env, check=True, stdout=subprocess.PIPE, text=True)
@@ -154,7 +182,7 @@ def catchup(home, servers, rounds):
     with cluster_for(home, servers, "catchup") as cluster:
         for _ in range(rounds):
             reset(servers)
-            yield measure(servers, cluster, oracle, f"{BIN}/healthctl submit {job}", "--raw", "3")
+            yield measure(servers, cluster, oracle, f"{BIN}/healthctl submit --new {job}", "--raw", "3")
             cluster.healthctl("cancel", "health-records", "--yes")
 
 
@@ -164,9 +192,9 @@ def paced(name, flags=lambda cluster: (), keep_first=False):
             topic, oracle = f"{name}-{n}", home / f"{name}-{n}.csv"
             reset(servers, keep_first)
             with cluster_for(home, servers, f"{name}-{n}") as cluster:
-                subprocess.run(load("--messages", 1, "--topic", topic, "--oracle", home / "unused.csv"), shell=True,
+                # The topic alone: a message of another seed would be a row that no oracle knows.
+                subprocess.run(load("--messages", 0, "--topic", topic, "--oracle", home / "unused.csv"), shell=True,
                                check=True, env=cluster.env)
-                reset(servers, keep_first)
                 cluster.healthctl("submit", job_file(home, topic))
                 command = load("--messages", 200_000, "--pause", 15, "--rate", 2000, "--seconds", 60, "--seed", n + 2,
                                "--topic", topic, "--oracle", oracle)
@@ -193,6 +221,7 @@ def append(home, servers, rounds):
         with cluster_for(home, servers, f"append-{n}") as cluster:
             command = load("--messages", 50_000, "--pause", 2, "--rate", 2000, "--seconds", 30, "--seed", n + 50,
                            "--topic", topic, "--oracle", oracle)
+            say_what_else_runs()
             producer = subprocess.Popen(command, shell=True, env=cluster.env)
             time.sleep(2)
             cluster.healthctl("submit", job_file(home, topic, append=True))
@@ -252,8 +281,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="folder for logs and results; kept")
     args = parser.parse_args()
     home = args.out.resolve() if args.out else pathlib.Path(tempfile.mkdtemp(prefix="pulso-bench-"))
-    os.chmod(home, 0o755)
     home.mkdir(parents=True, exist_ok=True)
+    # PostgreSQL runs as another user.
+    os.chmod(home, 0o755)
     servers, summary = Servers(home), {}
     try:
         for name in args.runs or RUNS:

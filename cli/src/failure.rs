@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 
+/// As shells count it: 128 and the number of SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// 0 is done; usage errors found by the argument parser are 2 as well.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -10,6 +13,8 @@ pub(crate) enum Failure {
     NoSuchJob(String),
     JobFailed(String),
     Timeout(String),
+    /// Ended by Ctrl-C or the like before there was anything to say.
+    Interrupted,
     /// Already said, such as the diagnostics of a job file.
     Reported,
 }
@@ -22,6 +27,7 @@ impl Failure {
             Failure::NoSuchJob(_) => 3,
             Failure::JobFailed(_) => 4,
             Failure::Timeout(_) => 5,
+            Failure::Interrupted => INTERRUPTED,
         }
     }
 
@@ -33,6 +39,7 @@ impl Failure {
             Failure::NoSuchJob(_) => "no_such_job",
             Failure::JobFailed(_) => "job_failed",
             Failure::Timeout(_) => "timeout",
+            Failure::Interrupted => "interrupted",
         }
     }
 
@@ -46,6 +53,7 @@ impl Failure {
             | Failure::NoSuchJob(_)
             | Failure::JobFailed(_)
             | Failure::Timeout(_)
+            | Failure::Interrupted
             | Failure::Reported => false,
         }
     }
@@ -58,6 +66,7 @@ impl std::fmt::Display for Failure {
             Failure::Usage(text) | Failure::NoSuchJob(text) | Failure::JobFailed(text) | Failure::Timeout(text) => {
                 f.write_str(text)
             }
+            Failure::Interrupted => f.write_str("interrupted"),
             Failure::Reported => Ok(()),
         }
     }

@@ -18,7 +18,8 @@ use crate::commands::{
 use crate::failure::Failure;
 use crate::output::Format;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 no such job, 4 job failed, 5 timeout";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 no such job, 4 job failed, 5 timeout, 130 interrupted";
 
 #[derive(Parser)]
 #[command(name = "healthctl", version, about = "Runs and watches jobs on a Pulso cluster", after_help = EXIT_CODES)]
@@ -73,7 +74,11 @@ fn main() -> ExitCode {
 }
 
 fn execute(global: &Global, command: Command) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(global, command))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(run(global, command));
+    // A thread may still wait for a broker that is gone; nobody waits for it.
+    runtime.shutdown_background();
+    done
 }
 
 async fn run(global: &Global, command: Command) -> Result<(), Failure> {

@@ -143,6 +143,20 @@ impl Sender {
     }
 }
 
+/// Deletes the topic, if it is there.
+pub async fn delete_topic(brokers: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().context("making a Kafka client")?;
+    let options = AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN));
+    for result in admin.delete_topics(&[topic], &options).await.with_context(|| format!("deleting topic {topic}"))? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((topic, code)) => bail!("deleting topic {topic}: {code}"),
+        }
+    }
+    Ok(())
+}
+
 async fn create_topic(brokers: &str, topic: &str, partitions: u32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().context("making a Kafka client")?;

@@ -1,20 +1,67 @@
-//! Folders that a server's own user can reach.
+//! Folders that a server's own user can reach, and a temporary one that goes with its owner.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::User;
 use tempfile::TempDir;
 
-/// A new temporary folder, removed on drop, that a server running as another user can enter.
-pub fn temporary_folder() -> Result<TempDir> {
-    tempfile::Builder::new()
+/// Waits for the end of its standard input, which the owner holds open. The processes in the folder are ended by guards of
+/// their own meanwhile; while one still writes, removing may fail.
+const SWEEPER: &str = r#"
+read -r _
+for pause in 1 1 2 4 8; do
+    sleep "$pause"
+    rm -rf -- "$1" 2>/dev/null && exit
+done
+"#;
+
+/// Removed on drop, and also when its owner is killed.
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    // Before the sweeper, in case we are killed meanwhile.
+    folder: TempDir,
+    _sweeper: Sweeper,
+}
+
+#[derive(Debug)]
+struct Sweeper(Child);
+
+/// A new temporary folder that a server running as another user can enter.
+pub fn temporary_folder() -> Result<TemporaryFolder> {
+    let folder = tempfile::Builder::new()
         .prefix("pulso-")
         .permissions(Permissions::from_mode(0o755))
         .tempdir()
-        .context("making a temporary folder")
+        .context("making a temporary folder")?;
+    let sweeper = Command::new("sh")
+        .args(["-c", SWEEPER, "pulso-sweeper"])
+        .arg(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("starting sh")?;
+    Ok(TemporaryFolder { folder, _sweeper: Sweeper(sweeper) })
+}
+
+impl TemporaryFolder {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Creates `path` and returns it absolute, owned by `user` if one is named.
@@ -53,6 +100,18 @@ fn may_enter(folder: &Path, user: &User) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_goes_when_its_owner_is_gone() {
+        let mut folder = temporary_folder().unwrap();
+        // What the kernel does when the owner dies: its end of the pipe is closed.
+        drop(folder._sweeper.0.stdin.take());
+        let began = std::time::Instant::now();
+        while folder.path().exists() {
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "the sweeper did nothing");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
 
     #[test]
     fn a_closed_folder_is_named() {

@@ -12,6 +12,7 @@ mod postgres;
 mod process;
 
 pub use class_path::fetch_kafka;
-pub use folder::temporary_folder;
+pub use folder::{TemporaryFolder, temporary_folder};
 pub use kafka::{KAFKA_VERSION, Kafka, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions};
+pub use process::Process;

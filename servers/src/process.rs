@@ -1,4 +1,4 @@
-//! A server process that ends with its owner: on drop, and through a guard process also when the owner is killed.
+//! A process that ends with its owner: on drop, and through a guard process also when the owner is killed.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -29,8 +29,8 @@ set -- ${stat##*) }
 
 /// A running (or ended) server. It is not reaped behind our back, so its id stays its own until we have seen its end.
 #[derive(Debug)]
-pub(crate) struct Process {
-    name: &'static str,
+pub struct Process {
+    name: String,
     child: Child,
     guard: Child,
     /// Ends it at once without leaving anything behind.
@@ -40,7 +40,8 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command` in a process group of its own (so that Ctrl-C reaches only the owner), its output appended to
     /// `output`. `end` is the signal it gets when its owner goes.
-    pub(crate) fn spawn(name: &'static str, mut command: Command, output: &Path, end: Signal) -> Result<Process> {
+    pub fn spawn(name: impl Into<String>, mut command: Command, output: &Path, end: Signal) -> Result<Process> {
+        let name = name.into();
         let out = File::options().create(true).append(true).open(output);
         let out = out.with_context(|| format!("opening {}", output.display()))?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
@@ -56,12 +57,12 @@ impl Process {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, or `None` while it runs.
-    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
@@ -89,7 +90,7 @@ impl Process {
     }
 
     /// Sends `signal` and waits for the end. After `patience` it is killed, and that is an error.
-    pub(crate) async fn stop(&mut self, signal: Signal, patience: Duration) -> Result<()> {
+    pub async fn stop(&mut self, signal: Signal, patience: Duration) -> Result<()> {
         let began = Instant::now();
         if self.ended()?.is_some() {
             return Ok(());

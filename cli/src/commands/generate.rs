@@ -10,7 +10,7 @@ use pulso_cli::vitals::{Counts, Message, VitalsOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::Global;
-use crate::commands::stop_on_signal;
+use crate::commands::{exit_at_once, stop_on_signal};
 use crate::failure::Failure;
 use crate::output;
 
@@ -118,7 +118,7 @@ async fn send(vitals: Vitals) -> Result<Summary, Failure> {
     };
     pulso_cli::vitals::Vitals::new(options.vitals.clone()).map_err(Failure::Usage)?;
     let stop = CancellationToken::new();
-    stop_on_signal(&stop)?;
+    stop_on_signal(&stop, exit_at_once)?;
     let Some(path) = vitals.expected else {
         let mut progress = Progress::new();
         return Ok(generate(options, stop, move |_, counts| progress.show(counts)).await?);

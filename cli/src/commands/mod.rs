@@ -20,19 +20,43 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Cancels `stop` on Ctrl-C and SIGTERM; a second one ends the process at once.
-pub(crate) fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
+/// Cancels `stop` on Ctrl-C, SIGTERM, and when the terminal goes away; calls `again` on every further one.
+pub(crate) fn stop_on_signal(stop: &CancellationToken, again: impl Fn() + Send + 'static) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut hangup = match hangup_is_ignored() {
+        // `nohup` asks for this; to listen would undo it.
+        true => None,
+        false => Some(signal(SignalKind::hangup()).context("listening for SIGHUP")?),
+    };
     let stop = stop.clone();
     tokio::spawn(async move {
-        for _ in 0..2 {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        loop {
+            let hung_up = async {
+                match &mut hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hung_up => {} }
             if stop.is_cancelled() {
-                std::process::exit(130);
+                again();
             }
             stop.cancel();
         }
     });
     Ok(())
+}
+
+/// Ends the process as a shell expects it after Ctrl-C.
+pub(crate) fn exit_at_once() {
+    std::process::exit(i32::from(crate::failure::INTERRUPTED));
+}
+
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Bit 0 is signal 1, SIGHUP.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::Global;
-use crate::commands::stop_on_signal;
+use crate::commands::{exit_at_once, stop_on_signal};
 use crate::failure::Failure;
 use crate::output;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Fai
     // First of all: a missing file is noticed without a broker.
     let lines = open(&arguments.file)?;
     let stop = CancellationToken::new();
-    stop_on_signal(&stop)?;
+    stop_on_signal(&stop, exit_at_once)?;
     let sender = Sender::connect(&arguments.brokers, &arguments.topic, arguments.partitions).await?;
     let keyed = arguments.key.is_some();
     let summary = tokio::task::spawn_blocking(move || send(&arguments, lines, sender, &stop)).await??;

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::World;
-use crate::wait::until;
+use crate::wait::{until, until_ok};
 
 /// One JobManager and its TaskManagers.
 pub struct Cluster {
@@ -82,6 +82,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// SIGSTOP
+    pub fn pause_jobmanager(&self) -> Result<()> {
+        signal(self.jobmanager.as_ref().context("no JobManager runs")?, Signal::SIGSTOP)
+    }
+
+    /// SIGCONT
+    pub fn resume_jobmanager(&self) -> Result<()> {
+        signal(self.jobmanager.as_ref().context("no JobManager runs")?, Signal::SIGCONT)
+    }
+
     /// Starts a TaskManager; it registers by itself.
     pub fn start_task_manager(&mut self) -> Result<TaskManager> {
         let name = format!("tm{}", self.started);
@@ -132,6 +142,19 @@ impl Cluster {
     pub fn submit(&self, job: &JobFile) -> Result<()> {
         let path = job.0.to_str().context("the path is text")?;
         self.healthctl(&["submit", path]).map(drop)
+    }
+
+    /// Waits until the conservation line adds up: each of the `total` records is read, and accounted for in one place.
+    pub async fn accounts_for(&self, total: u64) -> Result<()> {
+        until_ok("every record to be accounted for", Duration::from_secs(60), async || {
+            let status = self.json(&["status", "health-records"])?;
+            let of = |name: &str| status[name].as_u64().unwrap_or(0);
+            let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
+            let adds_up = sum == total && of("records_read") == total && status["conserved"] == true;
+            ensure!(adds_up, "of {total} records: {status}");
+            Ok(())
+        })
+        .await
     }
 
     /// What `healthctl ARGUMENTS -o json` prints.
@@ -223,10 +246,14 @@ impl TaskManager {
         Ok(self.process.wait()?.success())
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.process.id())?), signal)?;
-        Ok(())
+    fn signal(&self, sent: Signal) -> Result<()> {
+        signal(&self.process, sent)
     }
+}
+
+fn signal(process: &Child, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(i32::try_from(process.id())?), signal)?;
+    Ok(())
 }
 
 impl Drop for TaskManager {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde_json::json;
+
+use crate::wait::until_ok;
 
 /// One message of the health job.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ impl Input {
         }
         config.set("linger.ms", "2").set("enable.idempotence", "true");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-        Ok(Self {
+        let input = Self {
             topic: topic.to_owned(),
             partitions,
             producer: config.create().context("producer")?,
@@ -60,7 +62,9 @@ impl Input {
             sent: Vec::new(),
             first_ms: i64::try_from(now.as_millis())? - 3_600_000,
             sequence: 0,
-        })
+        };
+        input.partitions_are_served().await?;
+        Ok(input)
     }
 
     /// Adds partitions; later readings go to them too.
@@ -70,7 +74,23 @@ impl Input {
             result.map_err(|(topic, code)| anyhow!("adding partitions to {topic}: {code}"))?;
         }
         self.partitions = total;
-        Ok(())
+        self.partitions_are_served().await
+    }
+
+    /// Waits until every partition answers, and the producer knows it: it refuses one that it has not heard of, and would
+    /// hear of it minutes later.
+    async fn partitions_are_served(&self) -> Result<()> {
+        let (client, patience) = (self.producer.client(), Duration::from_secs(20));
+        until_ok("the partitions to be served", patience, async || {
+            let metadata = client.fetch_metadata(Some(&self.topic), patience)?;
+            let known = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+            ensure!(known == usize::try_from(self.partitions)?, "{known} partitions are known");
+            for partition in 0..self.partitions {
+                client.fetch_watermarks(&self.topic, partition, patience)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Sends these messages, each to a partition of chance.
@@ -96,6 +116,16 @@ impl Input {
     /// Sends `count` messages: a fifth repeats an earlier one, a tenth corrects one, one in fifty is not good.
     pub async fn send(&mut self, count: usize) -> Result<()> {
         let messages: Vec<String> = (0..count).map(|_| self.next()).collect();
+        self.send_all(&messages).await
+    }
+
+    /// The next `count` readings that repeat nothing, to be sent by [`Input::send_readings`].
+    pub fn new_readings(&mut self, count: usize) -> Vec<Reading> {
+        (0..count).map(|_| self.next_new()).collect()
+    }
+
+    pub async fn send_readings(&mut self, readings: &[Reading]) -> Result<()> {
+        let messages: Vec<String> = readings.iter().map(Reading::message).collect();
         self.send_all(&messages).await
     }
 
@@ -131,6 +161,10 @@ impl Input {
             self.sent.push(corrected.clone());
             return corrected.message();
         }
+        self.next_new().message()
+    }
+
+    fn next_new(&mut self) -> Reading {
         self.sequence += 1;
         let reading = Reading {
             patient: format!("P{:04}", self.random.random_range(0..200)),
@@ -139,7 +173,7 @@ impl Input {
             text: format!("{:016x}", self.random.next_u64()),
         };
         self.sent.push(reading.clone());
-        reading.message()
+        reading
     }
 
     fn earlier(&mut self) -> Reading {

@@ -1,18 +1,23 @@
 //! Real processes, real Kafka, real PostgreSQL: a cluster to break, and an oracle that shares no code with the product.
 
 mod cluster;
+mod hold;
 mod input;
 mod oracle;
+mod proxy;
+mod scene;
 mod wait;
 
 pub use cluster::{Cluster, JobFile, TaskManager};
+pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
-pub use oracle::{Key, Record, Row, Rows, compare, expected, records, stored};
+pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};
+pub use proxy::Proxy;
+pub use scene::Scene;
 pub use wait::{until, until_ok};
 
 use anyhow::Result;
-use pulso_servers::{Kafka, KafkaOptions, Postgres, PostgresOptions};
-use tempfile::TempDir;
+use pulso_servers::{Kafka, KafkaOptions, Postgres, PostgresOptions, TemporaryFolder};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Two clusters at once would only measure the machine.
@@ -22,7 +27,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 pub struct World {
     pub kafka: Kafka,
     pub postgres: Postgres,
-    pub folder: TempDir,
+    pub folder: TemporaryFolder,
     _alone: MutexGuard<'static, ()>,
 }
 

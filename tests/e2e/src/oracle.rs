@@ -75,6 +75,18 @@ pub fn expected(brokers: &str, topic: &str) -> Result<(Rows, u64)> {
     Ok((winners.into_iter().map(|(key, (_, row))| (key, row)).collect(), total))
 }
 
+/// All rows that good records of one key have: one of them is stored where the job keeps whichever comes first.
+pub fn any_expected(brokers: &str, topic: &str) -> Result<BTreeMap<Key, Vec<Row>>> {
+    let mut rows: BTreeMap<Key, Vec<Row>> = BTreeMap::new();
+    for (key, row) in records(brokers, topic)?.iter().filter_map(|record| good(record.value.as_deref()?)) {
+        let of_key = rows.entry(key).or_default();
+        if !of_key.contains(&row) {
+            of_key.push(row);
+        }
+    }
+    Ok(rows)
+}
+
 /// The row of a message that the health job accepts.
 fn good(payload: &[u8]) -> Option<(Key, Row)> {
     let value: Value = serde_json::from_slice(payload).ok()?;

@@ -42,7 +42,8 @@ async fn icu_vital_signs_are_stored_once_through_kills() -> Result<()> {
         // The messages carry no text.
         compare(&expected, &stored(&database, "health_records").await?)
     })
-    .await
+    .await?;
+    cluster.accounts_for(u64::try_from(messages.len())?).await
 }
 
 /// What DuckDB makes of the records as the broker holds them.

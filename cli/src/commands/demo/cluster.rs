@@ -1,32 +1,33 @@
 //! The processes of the demo's cluster.
 
-use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use futures::future::join_all;
+use nix::sys::signal::Signal;
 use pulso_job::Submission;
 use pulso_proto::v1;
 use pulso_proto::v1::job_service_client::JobServiceClient;
-use tokio::process::{Child, Command};
+use pulso_servers::Process;
 use tonic::transport::Channel;
 
 use super::say;
 
-/// How long a process may take to drain before it is killed.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long a process may take to end before it is killed.
+const END: Duration = Duration::from_secs(10);
+/// Where `healthctl` looks when it is not told otherwise.
+const RPC_PORT: u16 = 6123;
 
 pub(super) struct Cluster {
     folder: PathBuf,
     rpc: u16,
     http: u16,
-    jobmanager: Child,
+    jobmanager: Process,
     /// Oldest first.
-    task_managers: Vec<Child>,
+    task_managers: Vec<Process>,
     started: usize,
 }
 
@@ -35,7 +36,7 @@ impl Cluster {
     pub(super) fn start(folder: &Path, http: u16) -> Result<Self> {
         let folder = folder.join("cluster");
         std::fs::create_dir_all(&folder)?;
-        let rpc = free_port(0)?;
+        let rpc = free_port(RPC_PORT).or_else(|_| free_port(0))?;
         let http = free_port(http).or_else(|_| {
             say(&format!("port {http} is in use: the status page takes another one"));
             free_port(0)
@@ -44,12 +45,17 @@ impl Cluster {
         command
             .args(["--rpc", &format!("127.0.0.1:{rpc}"), "--http", &format!("127.0.0.1:{http}")])
             .args(["--storage", &format!("file://{}", folder.join("storage").display())]);
-        let jobmanager = spawn(command, &folder.join("jobmanager.log"))?;
+        let jobmanager = Process::spawn("the JobManager", command, &folder.join("jobmanager.log"), Signal::SIGKILL)?;
         Ok(Self { folder, rpc, http, jobmanager, task_managers: Vec::new(), started: 0 })
     }
 
     pub(super) fn http_port(&self) -> u16 {
         self.http
+    }
+
+    /// What to add to `healthctl` so that it finds this cluster; empty where it does so by itself.
+    pub(super) fn flag(&self) -> String {
+        if self.rpc == RPC_PORT { String::new() } else { format!(" --jobmanager 127.0.0.1:{}", self.rpc) }
     }
 
     pub(super) fn start_task_manager(&mut self) -> Result<()> {
@@ -59,21 +65,25 @@ impl Cluster {
         command
             .args(["--jobmanager", &format!("127.0.0.1:{}", self.rpc), "--name", &name, "--data-dir"])
             .arg(self.folder.join(&name));
-        self.task_managers.push(spawn(command, &self.folder.join(format!("{name}.log")))?);
+        let log = self.folder.join(format!("{name}.log"));
+        self.task_managers.push(Process::spawn(format!("TaskManager {name}"), command, &log, Signal::SIGKILL)?);
         Ok(())
     }
 
     /// SIGKILL to the oldest one; its pid.
     pub(super) async fn kill_task_manager(&mut self) -> Result<u32> {
         let mut victim = self.task_managers.remove(0);
-        let pid = victim.id().context("the TaskManager has ended by itself")?;
-        victim.kill().await?;
-        Ok(pid)
+        if let Some(status) = victim.ended()? {
+            bail!("a TaskManager has ended by itself, {status}");
+        }
+        victim.stop(Signal::SIGKILL, END).await?;
+        Ok(victim.pid())
     }
 
-    pub(super) fn pids(&self) -> String {
-        let pids: Vec<String> = self.task_managers.iter().filter_map(|t| t.id().map(|id| id.to_string())).collect();
-        pids.join(" ")
+    /// Of the TaskManagers that run.
+    pub(super) fn pids(&mut self) -> Vec<u32> {
+        self.task_managers.retain_mut(|process| matches!(process.ended(), Ok(None)));
+        self.task_managers.iter().map(Process::pid).collect()
     }
 
     pub(super) async fn wait_for_task_managers(&mut self, count: usize, limit: Duration) -> Result<()> {
@@ -95,7 +105,7 @@ impl Cluster {
     }
 
     /// Submits as soon as the topic is there; the generator creates it.
-    pub(super) async fn submit(&mut self, submission: Submission, limit: Duration) -> Result<String> {
+    pub(super) async fn submit(&self, submission: Submission, limit: Duration) -> Result<v1::Submitted> {
         let until = Instant::now() + limit;
         loop {
             let request = v1::SubmitRequest {
@@ -105,7 +115,7 @@ impl Cluster {
             };
             let answer = self.client().await?.submit(request).await;
             match answer.map(|a| a.into_inner().outcome) {
-                Ok(Some(v1::submit_response::Outcome::Submitted(submitted))) => return Ok(submitted.name),
+                Ok(Some(v1::submit_response::Outcome::Submitted(submitted))) => return Ok(submitted),
                 Ok(Some(v1::submit_response::Outcome::Diagnostics(wrong))) => bail!("{}", wrong.rendered),
                 Ok(None) => bail!("the JobManager answered nothing"),
                 Err(status) if Instant::now() > until => bail!("submitting the job: {}", status.message()),
@@ -114,7 +124,15 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn job(&mut self, name: &str) -> Result<v1::JobSummary> {
+    /// Lets the job commit what it has read, take a savepoint, and end.
+    pub(super) async fn drain(&self, name: &str, limit: Duration) -> Result<v1::StopResponse> {
+        let mut client = self.client().await?;
+        let stopped = tokio::time::timeout(limit, client.stop(v1::StopRequest { job: name.to_owned() })).await;
+        let stopped = stopped.with_context(|| format!("job {name} did not drain within {limit:?}"))?;
+        Ok(stopped.with_context(|| format!("draining job {name}"))?.into_inner())
+    }
+
+    pub(super) async fn job(&self, name: &str) -> Result<v1::JobSummary> {
         let jobs = self.client().await?.list(v1::ListRequest {}).await?.into_inner().jobs;
         jobs.into_iter().find(|job| job.name == name).with_context(|| format!("job {name} is not there"))
     }
@@ -126,27 +144,19 @@ impl Cluster {
 
     fn all_run(&mut self) -> Result<()> {
         for process in std::iter::once(&mut self.jobmanager).chain(&mut self.task_managers) {
-            if let Some(status) = process.try_wait()? {
+            if let Some(status) = process.ended()? {
                 bail!("a process of the cluster ended at once, {status}");
             }
         }
         Ok(())
     }
 
-    /// SIGTERM to the TaskManagers, then to the JobManager; whoever does not end is killed.
+    /// SIGTERM to the TaskManagers and then to the JobManager, which they take leave of; whoever does not end is killed.
     pub(super) async fn stop(mut self) {
-        // Without a JobManager there is nothing to drain to, and the job's state is of no further use.
-        for process in std::iter::once(&mut self.jobmanager).chain(&mut self.task_managers) {
-            if let Some(pid) = process.id().and_then(|pid| i32::try_from(pid).ok()) {
-                kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
-            }
-        }
-        let until = tokio::time::Instant::now() + DRAIN;
-        for process in std::iter::once(&mut self.jobmanager).chain(&mut self.task_managers) {
-            if tokio::time::timeout_at(until, process.wait()).await.is_err() {
-                process.kill().await.ok();
-            }
-        }
+        let leaving = self.task_managers.iter_mut().map(|process| process.stop(Signal::SIGTERM, END));
+        let mut ends = join_all(leaving).await;
+        ends.push(self.jobmanager.stop(Signal::SIGTERM, END).await);
+        ends.into_iter().filter_map(Result::err).for_each(|error| say(&format!("{error:#}")));
     }
 
     /// What the processes said last, for when something went wrong.
@@ -168,16 +178,7 @@ fn program(name: &str) -> Result<Command> {
     if !path.exists() {
         bail!("{} is missing: the demo needs all programs of one build in one folder (make build)", path.display());
     }
-    let mut command = Command::new(path);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    // Ctrl-C on the terminal is for the demo, which ends its processes in order.
-    command.process_group(0);
-    Ok(command)
-}
-
-fn spawn(mut command: Command, log: &Path) -> Result<Child> {
-    let log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-    command.stdout(log.try_clone()?).stderr(log).spawn().context("starting a process of the cluster")
+    Ok(Command::new(path))
 }
 
 /// `wanted`, if it is free; for 0 any.
