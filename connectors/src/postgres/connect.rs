@@ -1,14 +1,17 @@
 //! One connection of a writer: how it is made, what its session must hold, and the proof that it is a session at all.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::TryStreamExt;
 use pulso_core::ids::{Attempt, ConnectionId, JobId};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Config, CopyInSink, SimpleQueryMessage, Statement};
 
 use super::error::Failure;
 use super::tls::{self, Verify};
@@ -195,7 +198,7 @@ impl Connection {
     }
 
     pub(crate) async fn run(&self, sql: &str) -> Result<(), Failure> {
-        Ok(self.client.batch_execute(sql).await?)
+        self.answers(sql).await.map(drop).map_err(|(_, failure)| failure)
     }
 
     /// Rolls back after a failure, and proves that the server's answers still belong to what was asked.
@@ -211,25 +214,46 @@ impl Connection {
 
     /// Values of all rows of all statements as text, null as an empty one.
     pub(crate) async fn simple_rows(&self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
-        let mut rows = Vec::new();
-        for message in self.client.simple_query(sql).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect());
-            }
-        }
-        Ok(rows)
+        let answers = self.answers(sql).await.map_err(|(_, failure)| failure)?;
+        Ok(answers.into_iter().flat_map(|answer| answer.rows).collect())
     }
 
-    /// How many rows the last of these statements touched.
-    pub(crate) async fn simple_count(&self, sql: &str) -> Result<u64, Failure> {
-        let mut last = 0;
-        for message in self.client.simple_query(sql).await? {
-            if let SimpleQueryMessage::CommandComplete(count) = message {
-                last = count;
+    /// One answer for each of these statements, or the first failure and how many answers came before it.
+    pub(crate) async fn answers(&self, sql: &str) -> Result<Vec<Answer>, (usize, Failure)> {
+        let (mut answers, mut rows) = (Vec::new(), Vec::new());
+        let stream = answered(self.client.simple_query_raw(sql)).await.map_err(|failure| (0, failure))?;
+        let mut stream = pin!(stream);
+        loop {
+            let message = answered(stream.try_next()).await.map_err(|failure| (answers.len(), failure))?;
+            match message {
+                Some(SimpleQueryMessage::Row(row)) => {
+                    rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect());
+                }
+                Some(SimpleQueryMessage::CommandComplete(count)) => {
+                    answers.push(Answer { count, rows: std::mem::take(&mut rows) });
+                }
+                Some(_) => {}
+                None => return Ok(answers),
             }
         }
-        Ok(last)
     }
+
+    pub(crate) async fn start_copy(&self, statement: &Statement) -> Result<CopyInSink<Bytes>, Failure> {
+        answered(self.client.copy_in(statement)).await
+    }
+}
+
+/// What a statement of the simple protocol answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Rows touched or returned.
+    pub(crate) count: u64,
+    /// As text, null as an empty one.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
+    Ok(answer.await?)
 }
 
 impl Drop for Connection {

@@ -53,7 +53,7 @@ impl Table {
     }
 
     /// Makes the staging table where it is not there, and empties what a part of this transaction left in it.
-    pub(crate) fn stage(&self) -> String {
+    pub(crate) fn stage(&self) -> [String; 2] {
         prepare(&self.staging(), &self.column_list(), &self.name)
     }
 
@@ -61,7 +61,7 @@ impl Table {
         format!("COPY {} FROM STDIN (FORMAT binary)", self.staging())
     }
 
-    pub(crate) fn stage_keys(&self) -> String {
+    pub(crate) fn stage_keys(&self) -> [String; 2] {
         prepare(&self.deleting(), &quote::list(self.key_names()), &self.name)
     }
 
@@ -123,9 +123,10 @@ impl Table {
 }
 
 /// With the types of the table's own columns, but without its constraints.
-fn prepare(temporary: &str, columns: &str, table: &str) -> String {
-    format!(
+fn prepare(temporary: &str, columns: &str, table: &str) -> [String; 2] {
+    let make = format!(
         "CREATE TEMPORARY TABLE IF NOT EXISTS {temporary} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} \
-         WITH NO DATA; DELETE FROM {temporary}"
-    )
+         WITH NO DATA"
+    );
+    [make, format!("DELETE FROM {temporary}")]
 }

@@ -44,6 +44,9 @@ pub struct PostgresWriter {
     /// Sinks that go by staging, and until when.
     pub(super) staged: BTreeMap<usize, Instant>,
     last: ConnectionId,
+    /// The last transaction began in vain with a COPY sent along, which costs the connection: until one is committed,
+    /// each beginning is waited for.
+    pub(super) cautious: bool,
 }
 
 impl PostgresWriter {
@@ -72,6 +75,7 @@ impl PostgresWriter {
             share,
             staged: BTreeMap::new(),
             last: ConnectionId(0),
+            cautious: false,
         })
     }
 
@@ -225,7 +229,12 @@ impl PostgresWriter {
             let sinks = self.sinks(&spec);
             self.tables = self.check(&spec, &sinks).await?;
         }
-        self.ledger.register(self.connected()?, attempt, key_groups).await
+        let connection = self.connected()?;
+        if self.cautious {
+            // The connection before it may have gone by a lock that it waited for.
+            self.ledger.end_older(connection, attempt).await?;
+        }
+        self.ledger.register(connection, attempt, key_groups).await
     }
 
     async fn connect(&mut self, attempt: Attempt) -> Result<(), Failure> {

@@ -159,12 +159,16 @@ async fn a_call_that_is_given_up_costs_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_locked_is_tried_again_on_the_same_connection() {
+async fn a_table_that_is_locked_costs_one_connection_and_no_more() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
-    let connection = writer.writer.connection();
     let blocker = client(&database.url).await;
     blocker.batch_execute("begin; lock table kv").await.unwrap();
+    // A COPY was sent along, in vain.
+    let lost = writer.transact(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    assert!(matches!(&lost, Err(TargetError::ConnectionLost { reason }) if reason.contains("55P03")), "{lost:?}");
+    assert_eq!(writer.register(1).await.unwrap()[&0], Some((1, mark(0))));
+    let connection = writer.writer.connection();
     for change in [Change::Insert, Change::Correction] {
         let outcome = writer.transact(vec![kv(&[("a", Some(1), change)])]).await.unwrap();
         assert!(matches!(&outcome, Outcome::RolledBack { reason } if reason.contains("55P03")), "{outcome:?}");

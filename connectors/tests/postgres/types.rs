@@ -125,6 +125,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         field("f", FieldType::Float64, false),
         field("ts", timestamp(), false),
         field("d", FieldType::Date, false),
+        field("i", FieldType::Int64, false),
     ];
     let mut writer =
         Writer::first(&job(&database.url, fields.clone(), vec![sink("any_values", &fields, WriteMode::Append)])).await;
@@ -141,12 +142,13 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         Arc::new(Float64Array::from_iter_values(values.iter().map(|v| v.1))),
         Arc::new(TimestampMicrosecondArray::from_iter_values(values.iter().map(|v| v.2)).with_timezone("UTC")),
         Arc::new(Date32Array::from_iter_values(values.iter().map(|v| v.3))),
+        Arc::new(Int64Array::from_iter_values(0..values.len() as i64)),
     ];
     assert!(arrays.iter().all(|array| array.len() == values.len()));
     let columns = fields.iter().map(|field| field.name.as_str()).zip(arrays).collect();
     writer.commit(vec![rows(0, columns, vec![Change::Insert; values.len()])]).await;
     let sql = "select (n * 1e17)::numeric(38,0), f, (extract(epoch from ts) * 1000000)::bigint, d - date '1970-01-01'
-        from any_values order by ctid";
+        from any_values order by i";
     let read = database.query(sql).await;
     assert_eq!(read.len(), values.len());
     for (row, (n, f, ts, d)) in read.iter().zip(&values) {
