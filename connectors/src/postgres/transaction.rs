@@ -1,10 +1,9 @@
 //! One transaction of a writer: the steps that the protocol names, in the order in which it names them.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use pulso_core::ids::{Epoch, KeyGroupId};
+use pulso_core::ids::Epoch;
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{SinkRows, TargetRows};
@@ -62,7 +61,7 @@ impl PostgresWriter {
             }
             match setback {
                 Setback::GuardMissed => {
-                    let rows = self.ledger.read(self.connected()?, &guarded(steps)).await?;
+                    let rows = self.ledger.read(self.connected()?, &self.hosted).await?;
                     return Ok(Outcome::GuardMissed { rows });
                 }
                 Setback::NotNew { sink } => {
@@ -218,11 +217,6 @@ fn lock(tables: &[&str], ahead: &mut Ahead) {
         let list = tables.join(", ONLY ");
         ahead.push(format!("LOCK TABLE ONLY {list} IN ROW EXCLUSIVE MODE"), format!("locking {}", tables.join(", ")));
     }
-}
-
-fn guarded(steps: &[Step]) -> BTreeSet<KeyGroupId> {
-    let rows = |step: &Step| if let Step::Guard(rows) = step { rows.clone() } else { Vec::new() };
-    steps.iter().flat_map(rows).map(|row| row.key_group).collect()
 }
 
 pub(super) fn no_connection() -> Failure {

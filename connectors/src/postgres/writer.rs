@@ -37,6 +37,8 @@ pub struct PostgresWriter {
     /// A pooler would have been noticed.
     proved: bool,
     pub(super) attempt: Attempt,
+    /// Key groups of the newest takeover or registration: what a reading of the ledger is compared with.
+    pub(super) hosted: BTreeSet<KeyGroupId>,
     target: usize,
     /// Of the sinks of this target, in file order.
     pub(super) tables: Vec<Table>,
@@ -70,6 +72,7 @@ impl PostgresWriter {
             busy: false,
             proved: false,
             attempt: Attempt(0),
+            hosted: BTreeSet::new(),
             target,
             tables: Vec::new(),
             share,
@@ -187,6 +190,7 @@ impl PostgresWriter {
             self.connect(attempt).await?;
         }
         self.attempt = attempt;
+        self.hosted.clone_from(key_groups);
         let spec = Arc::clone(&self.spec);
         let sinks = self.sinks(&spec);
         let connection = self.connected()?;
@@ -224,6 +228,7 @@ impl PostgresWriter {
     ) -> Result<Rows, Failure> {
         self.connect(attempt).await?;
         self.attempt = attempt;
+        self.hosted.clone_from(key_groups);
         if self.tables.is_empty() {
             let spec = Arc::clone(&self.spec);
             let sinks = self.sinks(&spec);

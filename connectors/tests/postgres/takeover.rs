@@ -105,6 +105,14 @@ async fn a_guard_that_does_not_match_writes_nothing() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
     writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    // A guard of one key group: the worker compares the rows of all.
+    let both = writer.groups.clone();
+    writer.groups.retain(|id| *id == crate::support::group(0));
+    writer.epoch = 7;
+    let outcome = writer.transact(vec![kv(&[("b", Some(1), Change::Insert)])]).await.unwrap();
+    let Outcome::GuardMissed { rows } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(found(rows), [(0, Some((1, mark(1)))), (1, Some((1, mark(1))))].into());
+    (writer.groups, writer.epoch) = (both, 1);
     // One row of two is elsewhere: it may not be half a commit.
     database
         .query("update pulso.ledger set epoch = 9, hash = '\\x00000000000000000000000000000009' where key_group = 1")
