@@ -11,7 +11,8 @@ use pulso_core::ids::{Attempt, ConnectionId, JobId};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, CopyInSink, SimpleQueryMessage, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, CopyInSink, Row, SimpleQueryMessage, Statement};
 
 use super::error::Failure;
 use super::tls::{self, Verify};
@@ -47,6 +48,11 @@ SELECT pg_backend_pid(), current_setting('server_version_num'), quote_ident(curr
 
 /// `ON CONFLICT`, `attgenerated` and the TCP settings of a session need it.
 const OLDEST_SERVER: u32 = 120_000;
+
+/// From the first packet to a session with all its settings: a server that is paused accepts connections, too.
+const OPEN: Duration = Duration::from_secs(10);
+/// `statement_timeout` of [`SESSION`], and 10 s.
+const ANSWER: Duration = Duration::from_secs(70);
 
 /// Unique in the process: a reading of the ledger is valid only for the connection that made it.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
@@ -108,7 +114,7 @@ pub(crate) fn application_name(job: JobId, attempt: Attempt) -> String {
 /// Dropping it closes the socket at once: whatever is under way has an unknown outcome.
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
-    pub(crate) client: Client,
+    client: Client,
     /// As an identifier, quoted where it must be.
     pub(crate) user: String,
     pid: String,
@@ -119,6 +125,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: &Address, application: &str) -> Result<Self, Failure> {
+        let opened = tokio::time::timeout(OPEN, Self::open_now(address, application)).await;
+        opened.unwrap_or_else(|_| Err(Failure::lost(format!("no session within {} s", OPEN.as_secs()))))
+    }
+
+    async fn open_now(address: &Address, application: &str) -> Result<Self, Failure> {
         let mut config = address.config.clone();
         config.application_name(application);
         let (client, connection) =
@@ -192,9 +203,17 @@ impl Connection {
         if let Some(statement) = self.copies.get(sql) {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare(sql).await?;
+        let statement = answered(self.client.prepare(sql)).await?;
         self.copies.insert(sql.to_owned(), statement.clone());
         Ok(statement)
+    }
+
+    pub(crate) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Failure> {
+        answered(self.client.query_typed(sql, parameters)).await
     }
 
     pub(crate) async fn run(&self, sql: &str) -> Result<(), Failure> {
@@ -252,8 +271,12 @@ pub(crate) struct Answer {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
+/// Whatever the server answers it answers before its own time-out, and a little later at most over the network.
 pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
-    Ok(answer.await?)
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failure::lost(format!("the server has not answered for {} s", ANSWER.as_secs()))),
+    }
 }
 
 impl Drop for Connection {

@@ -131,6 +131,15 @@ async fn a_guard_that_does_not_match_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("postgresql://postgres@{}/db?sslmode=disable", silent.local_addr().unwrap());
+    let mut writer = Writer::of(&key_value(&url, upsert()), &[0]);
+    let done = tokio::time::timeout(Duration::from_secs(30), writer.take_over(1, true)).await.unwrap();
+    assert!(matches!(&done, Err(TargetError::ConnectionLost { reason }) if reason.contains("10 s")), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_that_ends_is_noticed() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
