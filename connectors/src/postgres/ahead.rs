@@ -14,6 +14,8 @@ pub(crate) enum Expected {
     Anything,
     /// It is the guard, and touches this many rows.
     Guarded(u64),
+    /// The table looks like this.
+    Shape(String),
     /// The table may refuse a row.
     Taken,
 }
@@ -105,6 +107,8 @@ fn judge(statements: &[Statement], answers: Result<Vec<Answer>, (usize, Failure)
         match &statement.expected {
             Expected::Anything | Expected::Taken => {}
             Expected::Guarded(rows) if answer.count == *rows => {}
+            Expected::Shape(shape) if answer.rows.concat().concat() == *shape => {}
+            Expected::Shape(_) => return Err(Setback::Altered),
             Expected::Guarded(_) => return Err(Setback::GuardMissed),
         }
     }

@@ -240,6 +240,7 @@ mod tests {
             key: vec![0],
             keyed: Some(Keyed::NewestBy(1)),
             marked: false,
+            shape: String::new(),
         };
         let began = Instant::now();
         let fates = reduce(&table, &Keyed::NewestBy(1), &[&rows], false).unwrap();

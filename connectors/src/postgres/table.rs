@@ -26,6 +26,8 @@ pub(crate) struct Table {
     pub(crate) keyed: Option<Keyed>,
     /// Rows are marked in column `pulso_change`.
     pub(crate) marked: bool,
+    /// What [`Table::ask_shape`] answered when the table was checked.
+    pub(crate) shape: String,
 }
 
 impl Table {
@@ -44,6 +46,15 @@ impl Table {
 
     fn key_names(&self) -> impl Iterator<Item = &str> {
         self.key.iter().filter_map(|&i| self.columns.get(i)).map(String::as_str)
+    }
+
+    /// Answers one text, another one as soon as a column goes otherwise over the wire or the table is another one.
+    pub(crate) fn ask_shape(name: &str) -> String {
+        format!(
+            "SELECT string_agg(concat_ws(' ', attrelid, attname, atttypid, atttypmod), ',' ORDER BY attnum) \
+             FROM pg_attribute WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped",
+            quote::literal(name)
+        )
     }
 
     /// Rows straight into the table.

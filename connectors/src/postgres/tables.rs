@@ -96,6 +96,8 @@ async fn check_one(
     let granted = [relation.try_get(2)?, relation.try_get(3)?, relation.try_get(4)?, relation.try_get(5)?];
     check_privileges(connection, &name, sink, granted, &mut wrong);
 
+    // Before the columns: what is altered from here on is noticed.
+    let shape = connection.simple_rows(&Table::ask_shape(&name)).await?.into_iter().flatten().collect();
     let mut found = Vec::new();
     for row in connection.query(COLUMNS, &parameter).await? {
         found.push(Found {
@@ -127,7 +129,7 @@ async fn check_one(
         WriteMode::Append => None,
     };
     let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
-    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked }))
+    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked, shape }))
 }
 
 fn check_privileges(connection: &Connection, name: &str, sink: &SinkSpec, granted: [bool; 4], wrong: &mut Vec<String>) {

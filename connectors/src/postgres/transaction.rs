@@ -1,5 +1,6 @@
 //! One transaction of a writer: the steps that the protocol names, in the order in which it names them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -9,7 +10,7 @@ use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{SinkRows, TargetRows};
 
 use super::ahead::{Ahead, Expected};
-use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, READ_ONLY};
+use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
 use super::letters;
 use super::quote;
 use super::refused::Refused;
@@ -52,10 +53,8 @@ impl PostgresWriter {
             match (self.roll_back().await, &setback) {
                 (Ok(()), _) => {}
                 // COMMIT was not sent, so the end of the session settles it.
-                (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => {
-                    self.connection = None;
-                    return Ok(Outcome::Failed { reason: failure.text.clone() });
-                }
+                (Err(_), Setback::Altered) => self.connection = None,
+                (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => self.connection = None,
                 (Err(lost), Setback::Failed(failure)) => return Err(lost.during(&failure.text)),
                 (Err(lost), _) => return Err(lost),
             }
@@ -69,6 +68,10 @@ impl PostgresWriter {
                     self.staged.insert(sink, now + STAGED_FOR);
                     mode.staged.insert(sink);
                 }
+                Setback::Altered => return self.look_again(None).await,
+                Setback::Failed(failure) if failure.kind == Kind::Fatal && is_about_shape(&failure.code) => {
+                    return self.look_again(Some(failure)).await;
+                }
                 Setback::Failed(failure) if failure.kind == Kind::Refused && !mode.bisect => mode.bisect = true,
                 Setback::Failed(failure) => return self.given_up(failure).await,
                 Setback::TooManyRefused { table, reason } => {
@@ -78,6 +81,34 @@ impl PostgresWriter {
                     );
                     return Ok(Outcome::Failed { reason });
                 }
+            }
+        }
+    }
+
+    /// After a rollback: says which statement mends the tables, or lets the transaction be tried again where they will do
+    /// as they are now.
+    async fn look_again(&mut self, failure: Option<Failure>) -> Result<Outcome, Failure> {
+        let kept = self.connection.is_some();
+        if !kept {
+            self.connect(self.attempt).await?;
+        }
+        let spec = Arc::clone(&self.spec);
+        let checked = self.check(&spec, &self.sinks(&spec)).await;
+        if kept {
+            // Staging tables look like the tables did.
+            self.connected()?.run("DISCARD TEMP").await?;
+        } else {
+            // It is not registered.
+            self.connection = None;
+        }
+        match (checked, failure) {
+            (Err(found), _) if found.kind == Kind::Fatal => Ok(Outcome::Failed { reason: found.text }),
+            (Err(found), _) => Err(found),
+            (Ok(_), Some(failure)) => Ok(Outcome::Failed { reason: failure.text }),
+            (Ok(tables), None) => {
+                self.tables = tables;
+                let reason = "a table was altered; its new shape will do".to_owned();
+                if kept { Ok(Outcome::RolledBack { reason }) } else { Err(Failure::lost(reason)) }
             }
         }
     }
@@ -172,6 +203,7 @@ impl PostgresWriter {
         let mut locked: Vec<&str> = sinks.iter().map(SinkWriter::table).collect();
         locked.extend((!letters.is_empty()).then_some(letters_table.as_str()));
         lock(&locked, ahead);
+        sinks.iter().for_each(|sink| sink.prove_shape(ahead));
         sinks.iter().filter(|_| !mode.bisect).for_each(|sink| sink.stage(ahead));
         if mode.bisect || self.cautious {
             ahead.land(connection).await?;
@@ -217,6 +249,11 @@ fn lock(tables: &[&str], ahead: &mut Ahead) {
         let list = tables.join(", ONLY ");
         ahead.push(format!("LOCK TABLE ONLY {list} IN ROW EXCLUSIVE MODE"), format!("locking {}", tables.join(", ")));
     }
+}
+
+/// Columns, types and privileges; and values that are no values of their column's type in binary form.
+fn is_about_shape(code: &str) -> bool {
+    code.starts_with("42") || MALFORMED.contains(&code)
 }
 
 pub(super) fn no_connection() -> Failure {

@@ -28,6 +28,8 @@ pub(crate) struct Mode {
 pub(crate) enum Setback {
     /// The ledger is not where the guard expects it.
     GuardMissed,
+    /// A table is not what it was when it was checked: rows would be refused, or be taken for others.
+    Altered,
     /// A COPY of new rows met a key that is there: this sink goes by staging.
     NotNew {
         sink: usize,
@@ -86,6 +88,12 @@ impl<'a> SinkWriter<'a> {
         &self.table.name
     }
 
+    /// Under the table's lock nobody alters it any more.
+    pub(crate) fn prove_shape(&self, ahead: &mut Ahead) {
+        let expected = Expected::Shape(self.table.shape.clone());
+        ahead.expect(Table::ask_shape(&self.table.name), format!("looking at {}", self.table.name), expected);
+    }
+
     /// Deletes first: a row that goes may stand in the way of one that comes.
     fn work(&self) -> impl Iterator<Item = (Part, &[RowRef])> {
         let Fates { new, merge, delete, .. } = &self.fates;
@@ -131,10 +139,10 @@ impl<'a> SinkWriter<'a> {
     }
 
     fn during(&self, setback: Setback) -> Setback {
-        match setback {
-            Setback::Failed(failure) => Setback::Failed(failure.during(&format!("writing table {}", self.table.name))),
-            other => other,
+        if let Setback::Failed(failure) = setback {
+            return Setback::Failed(failure.during(&format!("writing table {}", self.table.name)));
         }
+        setback
     }
 
     async fn apply(

@@ -242,7 +242,7 @@ impl PostgresWriter {
         self.ledger.register(connection, attempt, key_groups).await
     }
 
-    async fn connect(&mut self, attempt: Attempt) -> Result<(), Failure> {
+    pub(super) async fn connect(&mut self, attempt: Attempt) -> Result<(), Failure> {
         self.connection = None;
         let name = application_name(self.ledger.job, attempt);
         let connection = Connection::open(&self.address, &name).await?;
@@ -255,11 +255,11 @@ impl PostgresWriter {
         Ok(())
     }
 
-    fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<(usize, &'a SinkSpec)> {
+    pub(super) fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<(usize, &'a SinkSpec)> {
         spec.sinks.iter().enumerate().filter(|(_, sink)| sink.target == self.target).collect()
     }
 
-    async fn check(&self, spec: &JobSpec, sinks: &[(usize, &SinkSpec)]) -> Result<Vec<Table>, Failure> {
+    pub(super) async fn check(&self, spec: &JobSpec, sinks: &[(usize, &SinkSpec)]) -> Result<Vec<Table>, Failure> {
         let connection = self.connected()?;
         create::check_owners(connection, &self.ledger, sinks).await?;
         tables::check(connection, spec, sinks).await
