@@ -1,5 +1,6 @@
 //! Rows a second of the writer's path (reduce, binary COPY, ledger, COMMIT per epoch) beside one plain text COPY of the
-//! same rows into the same kind of table, as `psql \copy` does it; and what our own part of it costs.
+//! same rows into the same kind of table, as `psql \copy` does it; and how long a small commit takes, here and over a
+//! network.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::sync::Arc;
@@ -17,10 +18,18 @@ use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{Change, SinkRows, TargetRows};
 use pulso_job::spec::*;
 use pulso_servers::{Postgres, PostgresOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 const ROWS: usize = 400_000;
 const EPOCH: usize = 40_000;
 const ROUNDS: usize = 3;
+/// Commits of [`SMALL`] rows whose time is taken.
+const COMMITS: usize = 300;
+const SMALL: usize = 10;
+/// One way, of the network between.
+const DELAY: Duration = Duration::from_micros(500);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -32,12 +41,12 @@ async fn main() -> Result<()> {
     let (client, connection) = tokio_postgres::connect(server.url(), tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
 
-    let epochs = epochs(rows)?;
+    let epochs = epochs(rows, EPOCH)?;
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     let mut text = Vec::new();
     for round in 0..rounds {
         client.batch_execute("DROP TABLE IF EXISTS vitals; DROP SCHEMA IF EXISTS pulso CASCADE; CHECKPOINT").await?;
-        ours.push(write(server.url(), &epochs).await?);
+        ours.push(write(server.url(), &epochs).await?.iter().sum());
         if round == 0 {
             text = client.copy_out("COPY vitals TO STDOUT").await?.try_collect::<Vec<Bytes>>().await?;
         }
@@ -55,7 +64,54 @@ async fn main() -> Result<()> {
     println!("writer: {:.0} rows/s ({ours:?})", rows as f64 / ours.as_secs_f64());
     println!("plain COPY: {:.0} rows/s ({plain:?})", rows as f64 / plain.as_secs_f64());
     println!("ratio: {:.2}", plain.as_secs_f64() / ours.as_secs_f64());
+
+    let small = self::epochs(if measured { COMMITS * SMALL } else { 5 * SMALL }, SMALL)?;
+    let network = network(server.port()).await?;
+    let far = server.url().replace(&format!(":{}/", server.port()), &format!(":{network}/"));
+    for (what, url) in [("here", server.url()), ("over a network of 1 ms there and back", &far)] {
+        client.batch_execute("DROP TABLE IF EXISTS vitals; DROP SCHEMA IF EXISTS pulso CASCADE; CHECKPOINT").await?;
+        println!("median commit of {SMALL} rows, {what}: {:?}", median(write(url, &small).await?));
+    }
     Ok(())
+}
+
+/// A port that carries everything to the server and back, [`DELAY`] later each way.
+async fn network(server: u16) -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+            near.set_nodelay(true).ok();
+            far.set_nodelay(true).ok();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(carry(near_in, far_out));
+            tokio::spawn(carry(far_in, near_out));
+        }
+    });
+    Ok(port)
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> std::io::Result<()> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            // The timer of the runtime counts milliseconds.
+            while Instant::now() < due {
+                tokio::task::yield_now().await;
+            }
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let n = from.read(&mut bytes).await?;
+        if n == 0 || sender.send((Instant::now() + DELAY, bytes[..n].to_vec())).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -66,10 +122,10 @@ fn median(mut times: Vec<Duration>) -> Duration {
 const COLUMNS: [&str; 5] = ["patient_id", "timestamp", "heart_rate", "temperature", "oxygen_saturation"];
 
 /// Readings of a thousand patients, each epoch in no order of the key.
-fn epochs(rows: usize) -> Result<Vec<TargetRows>> {
+fn epochs(rows: usize, epoch: usize) -> Result<Vec<TargetRows>> {
     let mut epochs = Vec::new();
-    for first in (0..rows).step_by(EPOCH) {
-        let of: Vec<usize> = (first..first + EPOCH).map(|i| first + (i * 7_919) % EPOCH).collect();
+    for first in (0..rows).step_by(epoch) {
+        let of: Vec<usize> = (first..first + epoch).map(|i| first + (i * 7_919) % epoch).collect();
         let time = |i: usize| 1_700_000_000_000_000 + (i as i64) * 1_000_000;
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(of.iter().map(|i| format!("patient-{:05}", i % 1_000)))),
@@ -79,30 +135,31 @@ fn epochs(rows: usize) -> Result<Vec<TargetRows>> {
             Arc::new(of.iter().map(|i| (i % 3 > 0).then_some(95.0 + (i % 5) as f64)).collect::<Float64Array>()),
         ];
         let batch = RecordBatch::try_from_iter(COLUMNS.into_iter().zip(columns))?;
-        let (changes, key_groups) = (vec![Change::Insert; EPOCH].into(), vec![KeyGroup(0); EPOCH].into());
-        epochs.push(TargetRows {
-            sinks: vec![SinkRows { sink: 0, batch, changes, key_groups }],
-            letters: None,
-            samples_ms: Vec::new(),
-        });
+        let (changes, key_groups) = (vec![Change::Insert; epoch].into(), vec![KeyGroup(0); epoch].into());
+        let sinks = vec![SinkRows { sink: 0, batch, changes, key_groups }];
+        epochs.push(TargetRows { sinks, ..TargetRows::default() });
     }
     Ok(epochs)
 }
 
-async fn write(url: &str, epochs: &[TargetRows]) -> Result<Duration> {
+/// One transaction an epoch; how long each took.
+async fn write(url: &str, epochs: &[TargetRows]) -> Result<Vec<Duration>> {
     let mut writer = PostgresWriter::new(JobId::default(), TargetId(0), Arc::new(job(url)))?;
     let key_group = KeyGroupId { stage: Stage(0), group: KeyGroup(0) };
     writer.take_over(Attempt(1), &[key_group].into(), true).await?;
-    let began = Instant::now();
+    let mut times = Vec::new();
     let mut from = Mark::NOTHING;
     for (number, rows) in (1u64..).zip(epochs) {
         let to = Mark { epoch: Epoch(number), hash: CutHash(u128::from(number)) };
         let steps = transaction(vec![GuardRow { key_group, from, to }], vec![Epoch(number)]);
-        let outcome = writer.transact(&steps, &[(Epoch(number), rows.clone())]).await?;
+        let outputs = [(Epoch(number), rows.clone())];
+        let began = Instant::now();
+        let outcome = writer.transact(&steps, &outputs).await?;
+        times.push(began.elapsed());
         ensure!(outcome == Outcome::Committed, "{outcome:?}");
         from = to;
     }
-    Ok(began.elapsed())
+    Ok(times)
 }
 
 fn job(url: &str) -> JobSpec {

@@ -45,7 +45,7 @@ impl TargetTask {
     pub(crate) fn start(job: JobId, target: TargetId, spec: Arc<JobSpec>, events: Events, figures: Figures) -> Self {
         let start = Arc::new(move |orders, cancelled: CancellationToken| {
             let (spec, events, figures) = (Arc::clone(&spec), events.clone(), figures.clone());
-            let task = Task { job, target, spec, events, figures, attempt: Attempt(0) };
+            let task = Task { job, target, spec, events, figures, attempt: Attempt(0), trouble: Trouble::default() };
             tokio::spawn(task.run(orders, cancelled));
         });
         let (orders, connection) = spawn(start.as_ref());
@@ -87,6 +87,38 @@ struct Task {
     figures: Figures,
     /// Attempt of the newest order: whose event the loss of an idle connection is.
     attempt: Attempt,
+    trouble: Trouble,
+}
+
+/// What is shown of a target that does not do as it is told.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// A transaction came to nothing, and none was committed since: that the ledger can be read mends nothing.
+    writing: bool,
+}
+
+impl Trouble {
+    /// After an order; `None` leaves what is shown as it was.
+    fn after(&mut self, transact: bool, done: &Result<Event, TargetError>) -> Option<Option<String>> {
+        match done {
+            Err(error) => {
+                self.writing |= transact;
+                Some(Some(error.to_string()))
+            }
+            Ok(Event::Transacted { outcome, .. }) => match outcome {
+                Outcome::Committed => {
+                    self.writing = false;
+                    Some(None)
+                }
+                Outcome::GuardMissed { .. } => None,
+                Outcome::RolledBack { reason } | Outcome::Failed { reason } => {
+                    self.writing = true;
+                    Some(Some(reason.clone()))
+                }
+            },
+            Ok(_) => (!self.writing).then_some(None),
+        }
+    }
 }
 
 impl Task {
@@ -126,7 +158,8 @@ impl Task {
         }
     }
 
-    async fn execute(&self, writer: &mut PostgresWriter, order: Order) -> Event {
+    async fn execute(&mut self, writer: &mut PostgresWriter, order: Order) -> Event {
+        let transact = matches!(order, Order::Transact { .. });
         let (job, target, attempt) = (self.job, self.target, order.attempt());
         let done = match order {
             Order::TakeOver { key_groups, create, .. } => {
@@ -154,8 +187,9 @@ impl Task {
                 Event::Transacted { job, attempt, target, outcome }
             }),
         };
-        let trouble = done.as_ref().err().map(ToString::to_string);
-        self.figures.tell(job, attempt, |figures| figures.trouble(target, trouble));
+        if let Some(trouble) = self.trouble.after(transact, &done) {
+            self.figures.tell(job, attempt, |figures| figures.trouble(target, trouble));
+        }
         done.unwrap_or_else(|e| self.failed(&e))
     }
 
@@ -175,4 +209,30 @@ impl Task {
 
 fn connection(writer: &PostgresWriter) -> ConnectionId {
     writer.connection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_lasts_until_a_transaction_is_committed() {
+        let (job, attempt, target) = (JobId::default(), Attempt(1), TargetId(0));
+        let transacted = |outcome| Ok(Event::Transacted { job, attempt, target, outcome });
+        let read =
+            || Ok(Event::LedgerRead { job, attempt, target, connection: ConnectionId(1), rows: Default::default() });
+        let lost = || Err(TargetError::ConnectionLost { reason: "reset".into() });
+        let mut trouble = Trouble::default();
+        let shown = Some(Some("deadlock detected".to_owned()));
+        let rolled_back = transacted(Outcome::RolledBack { reason: "deadlock detected".into() });
+        assert_eq!(trouble.after(true, &rolled_back), shown);
+        assert_eq!(trouble.after(false, &read()), None);
+        assert_eq!(trouble.after(true, &transacted(Outcome::Committed)), Some(None));
+        // An idle connection that was lost is mended by the next one.
+        assert_eq!(trouble.after(false, &lost()), Some(Some("connection lost: reset".to_owned())));
+        assert_eq!(trouble.after(false, &read()), Some(None));
+        // One lost in a transaction is not.
+        assert!(trouble.after(true, &lost()).is_some());
+        assert_eq!(trouble.after(false, &read()), None);
+    }
 }

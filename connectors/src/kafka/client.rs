@@ -112,14 +112,16 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
         ("check.crcs", "true"),
         // Low latency: answers at once when there is something, and never a long pause after a full queue.
         ("fetch.min.bytes", "1"),
-        ("fetch.wait.max.ms", "10"),
+        // Bounds nothing but how often an idle client asks again.
+        ("fetch.wait.max.ms", "50"),
         ("fetch.queue.backoff.ms", "5"),
         ("fetch.error.backoff.ms", "50"),
         ("socket.nagle.disable", "true"),
         ("socket.keepalive.enable", "true"),
         ("reconnect.backoff.ms", "50"),
         ("reconnect.backoff.max.ms", "1000"),
-        ("statistics.interval.ms", "1000"),
+        // They pile up where nobody polls, and only who reads records does.
+        ("statistics.interval.ms", if buffer > 0 { "1000" } else { "0" }),
     ];
     for (name, value) in settings {
         config.set(name, value);
@@ -130,8 +132,15 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
     }
     config.set_log_level(RDKafkaLogLevel::Warning);
     let context = Context { topic: spec.topic.clone(), heard: Mutex::default() };
-    // The client's text names the setting; secrets are values, and it does not repeat those.
-    config.create_with_context(context).map_err(|e| KafkaError::Invalid { reason: e.to_string() })
+    config.create_with_context(context).map_err(|e| KafkaError::Invalid { reason: without_value(e) })
+}
+
+/// The client's text repeats the value that it refuses, which may be a secret.
+fn without_value(error: rdkafka::error::KafkaError) -> String {
+    match error {
+        rdkafka::error::KafkaError::ClientConfig(_, _, key, _) => format!("it refuses the value of `{key}`"),
+        other => other.to_string(),
+    }
 }
 
 pub(super) fn partition(split: SplitId) -> i32 {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pulso_core::ids::{Position, SplitId};
 use pulso_job::spec::{KafkaSourceSpec, StartPosition};
@@ -14,6 +14,7 @@ use super::client::{self, Consumer, partition};
 use super::error::KafkaError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(200);
 /// This client fetches no records.
 const BUFFER: u64 = 0;
 
@@ -23,8 +24,14 @@ const BUFFER: u64 = 0;
 /// [`KafkaError::MissingTopic`], [`KafkaError::Denied`], [`KafkaError::Unreachable`] after 10 s.
 pub async fn discover(spec: &KafkaSourceSpec) -> Result<BTreeMap<SplitId, Position>, KafkaError> {
     let topic = KafkaTopic::open(spec)?;
-    let splits = topic.splits().await?;
-    topic.starts(splits, spec.start).await
+    let began = Instant::now();
+    loop {
+        match topic.splits_and_starts(spec.start).await {
+            // A topic that was just made has no leaders for a moment.
+            Err(KafkaError::Unreachable { .. }) if began.elapsed() < TIMEOUT => tokio::time::sleep(AGAIN).await,
+            found => return found,
+        }
+    }
 }
 
 /// A client that is kept, for who asks again and again.
@@ -63,6 +70,11 @@ impl KafkaTopic {
         start: StartPosition,
     ) -> Result<BTreeMap<SplitId, Position>, KafkaError> {
         self.blocking(move |topic| topic.starts_now(&splits, start)).await
+    }
+
+    async fn splits_and_starts(&self, start: StartPosition) -> Result<BTreeMap<SplitId, Position>, KafkaError> {
+        let splits = self.splits().await?;
+        self.starts(splits, start).await
     }
 
     async fn blocking<T: Send + 'static>(

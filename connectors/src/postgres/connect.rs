@@ -1,14 +1,18 @@
 //! One connection of a writer: how it is made, what its session must hold, and the proof that it is a session at all.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::TryStreamExt;
 use pulso_core::ids::{Attempt, ConnectionId, JobId};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, SimpleQueryMessage, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, CopyInSink, Row, SimpleQueryMessage, Statement};
 
 use super::error::Failure;
 use super::tls::{self, Verify};
@@ -44,6 +48,11 @@ SELECT pg_backend_pid(), current_setting('server_version_num'), quote_ident(curr
 
 /// `ON CONFLICT`, `attgenerated` and the TCP settings of a session need it.
 const OLDEST_SERVER: u32 = 120_000;
+
+/// From the first packet to a session with all its settings: a server that is paused accepts connections, too.
+const OPEN: Duration = Duration::from_secs(10);
+/// `statement_timeout` of [`SESSION`], and 10 s.
+const ANSWER: Duration = Duration::from_secs(70);
 
 /// Unique in the process: a reading of the ledger is valid only for the connection that made it.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
@@ -105,7 +114,7 @@ pub(crate) fn application_name(job: JobId, attempt: Attempt) -> String {
 /// Dropping it closes the socket at once: whatever is under way has an unknown outcome.
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
-    pub(crate) client: Client,
+    client: Client,
     /// As an identifier, quoted where it must be.
     pub(crate) user: String,
     pid: String,
@@ -116,6 +125,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: &Address, application: &str) -> Result<Self, Failure> {
+        let opened = tokio::time::timeout(OPEN, Self::open_now(address, application)).await;
+        opened.unwrap_or_else(|_| Err(Failure::lost(format!("no session within {} s", OPEN.as_secs()))))
+    }
+
+    async fn open_now(address: &Address, application: &str) -> Result<Self, Failure> {
         let mut config = address.config.clone();
         config.application_name(application);
         let (client, connection) =
@@ -189,13 +203,21 @@ impl Connection {
         if let Some(statement) = self.copies.get(sql) {
             return Ok(statement.clone());
         }
-        let statement = self.client.prepare(sql).await?;
+        let statement = answered(self.client.prepare(sql)).await?;
         self.copies.insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
 
+    pub(crate) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Failure> {
+        answered(self.client.query_typed(sql, parameters)).await
+    }
+
     pub(crate) async fn run(&self, sql: &str) -> Result<(), Failure> {
-        Ok(self.client.batch_execute(sql).await?)
+        self.answers(sql).await.map(drop).map_err(|(_, failure)| failure)
     }
 
     /// Rolls back after a failure, and proves that the server's answers still belong to what was asked.
@@ -211,24 +233,49 @@ impl Connection {
 
     /// Values of all rows of all statements as text, null as an empty one.
     pub(crate) async fn simple_rows(&self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
-        let mut rows = Vec::new();
-        for message in self.client.simple_query(sql).await? {
-            if let SimpleQueryMessage::Row(row) = message {
-                rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect());
-            }
-        }
-        Ok(rows)
+        let answers = self.answers(sql).await.map_err(|(_, failure)| failure)?;
+        Ok(answers.into_iter().flat_map(|answer| answer.rows).collect())
     }
 
-    /// How many rows the last of these statements touched.
-    pub(crate) async fn simple_count(&self, sql: &str) -> Result<u64, Failure> {
-        let mut last = 0;
-        for message in self.client.simple_query(sql).await? {
-            if let SimpleQueryMessage::CommandComplete(count) = message {
-                last = count;
+    /// One answer for each of these statements, or the first failure and how many answers came before it.
+    pub(crate) async fn answers(&self, sql: &str) -> Result<Vec<Answer>, (usize, Failure)> {
+        let (mut answers, mut rows) = (Vec::new(), Vec::new());
+        let stream = answered(self.client.simple_query_raw(sql)).await.map_err(|failure| (0, failure))?;
+        let mut stream = pin!(stream);
+        loop {
+            let message = answered(stream.try_next()).await.map_err(|failure| (answers.len(), failure))?;
+            match message {
+                Some(SimpleQueryMessage::Row(row)) => {
+                    rows.push((0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect());
+                }
+                Some(SimpleQueryMessage::CommandComplete(count)) => {
+                    answers.push(Answer { count, rows: std::mem::take(&mut rows) });
+                }
+                Some(_) => {}
+                None => return Ok(answers),
             }
         }
-        Ok(last)
+    }
+
+    pub(crate) async fn start_copy(&self, statement: &Statement) -> Result<CopyInSink<Bytes>, Failure> {
+        answered(self.client.copy_in(statement)).await
+    }
+}
+
+/// What a statement of the simple protocol answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Rows touched or returned.
+    pub(crate) count: u64,
+    /// As text, null as an empty one.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+/// Whatever the server answers it answers before its own time-out, and a little later at most over the network.
+pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failure> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Failure::lost(format!("the server has not answered for {} s", ANSWER.as_secs()))),
     }
 }
 

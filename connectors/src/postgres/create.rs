@@ -161,7 +161,7 @@ async fn own(
     for (_, sink) in sinks {
         let parameters: [(&(dyn ToSql + Sync), Type); 4] =
             [(&sink.table.0, Type::TEXT), (&sink.table.1, Type::TEXT), (&job, Type::TEXT), (&spec.name, Type::TEXT)];
-        connection.client.query_typed(CLAIM, &parameters).await?;
+        connection.query(CLAIM, &parameters).await?;
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ pub(crate) async fn check_owners(
     let job = ledger.job.to_string();
     for (_, sink) in sinks {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&sink.table.0, Type::TEXT), (&sink.table.1, Type::TEXT)];
-        let owners = match connection.client.query_typed(OWNER, &parameters).await.map_err(Failure::from) {
+        let owners = match connection.query(OWNER, &parameters).await {
             // Without the table nobody owns anything; what that means is for the ledger to say.
             Err(failure) if failure.code == UNDEFINED_TABLE => return Ok(()),
             owners => owners?,
@@ -216,6 +216,6 @@ async fn insert_rows(
         (&nobody, Type::INT8),
         (&nothing, Type::BYTEA),
     ];
-    connection.client.query_typed(INSERT, &parameters).await?;
+    connection.query(INSERT, &parameters).await?;
     Ok(())
 }

@@ -44,6 +44,8 @@ pub(crate) struct Failure {
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 pub(crate) const READ_ONLY: &str = "25006";
+/// A value or a row that has not the binary form of its column or table: ours is wrong, not the record.
+pub(crate) const MALFORMED: [&str; 2] = ["22P03", "22P04"];
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 
 impl Failure {
@@ -137,6 +139,7 @@ impl From<Failure> for TargetError {
 pub(crate) fn kind(code: &str) -> Kind {
     let class = code.get(..2).unwrap_or_default();
     match (class, code) {
+        _ if MALFORMED.contains(&code) => Kind::Fatal,
         // 54000 is an index entry too large: a row's fault. 21000: two keys that the table takes for one.
         (_, "P0001" | "54000" | "21000" | "44000") | ("22" | "23", _) => Kind::Refused,
         // What other sessions and the server's load do, or a person who cancels a statement.
@@ -165,7 +168,7 @@ fn condition(code: &str) -> &'static str {
         "22003" => "number out of range",
         "22007" | "22008" => "time out of range",
         "22021" | "22P05" => "character that the database cannot store",
-        "22P02" | "22P03" => "value that its column's type does not accept",
+        "22P02" => "value that its column's type does not accept",
         "23502" => "null in a column that must not be null",
         "23503" => "foreign key violated",
         "23505" => "unique constraint violated",
@@ -190,6 +193,9 @@ mod tests {
             ("21000", Kind::Refused),
             ("22001", Kind::Refused),
             ("22021", Kind::Refused),
+            ("22P02", Kind::Refused),
+            ("22P03", Kind::Fatal),
+            ("22P04", Kind::Fatal),
             ("23502", Kind::Refused),
             ("23505", Kind::Refused),
             ("25006", Kind::Retry),

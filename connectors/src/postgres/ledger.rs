@@ -103,11 +103,11 @@ impl Ledger {
     ) -> Result<Rows, Failure> {
         let parameters = Parameters::new(self, attempt, key_groups);
         self.end_named(connection, &parameters, reach).await?;
-        let claimed = connection.client.query_typed(&reach.sql(TAKE_OVER), &parameters.typed()).await;
+        let claimed = connection.query(&reach.sql(TAKE_OVER), &parameters.typed()).await;
         let claimed = match claimed {
             Ok(claimed) => claimed,
-            Err(error) if is_undefined(&error) => return Ok(key_groups.iter().map(|id| (*id, None)).collect()),
-            Err(error) => return Err(Failure::from(error).during("taking the ledger over")),
+            Err(failure) if is_undefined(&failure) => return Ok(key_groups.iter().map(|id| (*id, None)).collect()),
+            Err(failure) => return Err(failure.during("taking the ledger over")),
         };
         let mut rows: Rows = BTreeMap::new();
         for row in &claimed {
@@ -134,10 +134,10 @@ impl Ledger {
         let began = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let left = match connection.client.query_typed_one(&end, &parameters.typed()).await {
-                Ok(row) => row.try_get::<_, i64>(0)?,
-                Err(error) if is_undefined(&error) => return Ok(()),
-                Err(error) => return Err(Failure::from(error).during("ending the connections of an older attempt")),
+            let left = match connection.query(&end, &parameters.typed()).await {
+                Ok(rows) => rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?,
+                Err(failure) if is_undefined(&failure) => return Ok(()),
+                Err(failure) => return Err(failure.during("ending the connections of an older attempt")),
             };
             if left == 0 {
                 return Ok(());
@@ -155,7 +155,7 @@ impl Ledger {
         let job = self.job.to_string();
         let attempt = number(attempt.0);
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&attempt, Type::INT8)];
-        connection.client.query_typed(OLDER_BACKENDS, &parameters).await?;
+        connection.query(OLDER_BACKENDS, &parameters).await?;
         Ok(())
     }
 
@@ -167,10 +167,10 @@ impl Ledger {
     ) -> Result<Rows, Failure> {
         let job = self.job.to_string();
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&job, Type::TEXT), (&self.target, Type::TEXT)];
-        let found = match connection.client.query_typed(READ, &parameters).await {
+        let found = match connection.query(READ, &parameters).await {
             Ok(found) => found,
-            Err(error) if is_undefined(&error) => Vec::new(),
-            Err(error) => return Err(Failure::from(error).during("reading the ledger")),
+            Err(failure) if is_undefined(&failure) => Vec::new(),
+            Err(failure) => return Err(failure.during("reading the ledger")),
         };
         let mut rows: Rows = key_groups.iter().map(|id| (*id, None)).collect();
         for row in &found {
@@ -239,8 +239,8 @@ impl<'a> Parameters<'a> {
     }
 }
 
-fn is_undefined(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE)
+fn is_undefined(failure: &Failure) -> bool {
+    failure.code == UNDEFINED_TABLE
 }
 
 /// Attempts and epochs count up from 1 and never get anywhere near the end of a bigint.

@@ -2,15 +2,18 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, UInt32Type};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pulso_core::ids::JobId;
+use tokio_postgres::CopyInSink;
 
+use super::ahead::Ahead;
 use super::connect::Connection;
-use super::copy::copy;
+use super::copy::fill;
 use super::encode::{optional_bytes, optional_i64, optional_text, row_start, timestamp};
 use super::error::Failure;
 use super::reduce::RowRef;
 use super::refused::Refused;
+use super::write::Setback;
 
 const COLUMNS: &str = "job, job_name, table_name, split, position, record_time, reason, field, key, value";
 const FIELDS: usize = 10;
@@ -30,13 +33,18 @@ impl Author<'_> {
     }
 }
 
+fn copy(table: &str) -> String {
+    format!("COPY {table} ({COLUMNS}) FROM STDIN (FORMAT binary)")
+}
+
 /// Appends all rows of `parts` (`dataflow::batch::letters_schema`) to `table`.
 pub(crate) async fn write(
     connection: &mut Connection,
+    ahead: &mut Ahead,
     author: Author<'_>,
     table: &str,
     parts: &[&RecordBatch],
-) -> Result<(), Failure> {
+) -> Result<(), Setback> {
     let mut rows = Vec::new();
     for (part, batch) in (0u32..).zip(parts) {
         rows.extend((0..batch.num_rows() as u32).map(|row| RowRef { part, row }));
@@ -44,7 +52,7 @@ pub(crate) async fn write(
     if rows.is_empty() {
         return Ok(());
     }
-    let sql = format!("COPY {table} ({COLUMNS}) FROM STDIN (FORMAT binary)");
+    let sql = copy(table);
     let put = |at: RowRef, out: &mut BytesMut| {
         let (batch, row) = (parts[at.part as usize], at.row as usize);
         let text = |i: usize| (!batch.column(i).is_null(row)).then(|| batch.column(i).as_string::<i32>().value(row));
@@ -61,20 +69,21 @@ pub(crate) async fn write(
         optional_bytes(out, bytes(6));
         optional_bytes(out, bytes(7));
     };
-    copy(connection, &sql, &rows, put).await.map_err(|failure| failure.during("writing dead letters"))?;
-    Ok(())
+    let started = ahead.start(connection, &sql).await?;
+    write_started(started, &rows, put).await
 }
 
 /// Appends refused rows to `pulso.dead_letters`.
 pub(crate) async fn write_refused(
     connection: &mut Connection,
+    ahead: &mut Ahead,
     author: Author<'_>,
     refused: &[Refused],
-) -> Result<(), Failure> {
+) -> Result<(), Setback> {
     if refused.is_empty() {
         return Ok(());
     }
-    let sql = format!("COPY pulso.dead_letters ({COLUMNS}) FROM STDIN (FORMAT binary)");
+    let sql = copy("pulso.dead_letters");
     let rows: Vec<&Refused> = refused.iter().collect();
     let put = |row: &Refused, out: &mut BytesMut| {
         author.start(out);
@@ -87,6 +96,16 @@ pub(crate) async fn write_refused(
         optional_bytes(out, None);
         optional_bytes(out, Some(row.row.as_bytes()));
     };
-    copy(connection, &sql, &rows, put).await.map_err(|failure| failure.during("writing dead letters"))?;
+    let started = ahead.start(connection, &sql).await?;
+    write_started(started, &rows, put).await
+}
+
+async fn write_started<T: Copy>(
+    started: Result<CopyInSink<Bytes>, Failure>,
+    rows: &[T],
+    put: impl FnMut(T, &mut BytesMut),
+) -> Result<(), Setback> {
+    let during = |failure: Failure| failure.during("writing dead letters");
+    fill(started.map_err(during)?, rows, put).await.map_err(during)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! PostgreSQL as a target: rows by binary COPY, and the ledger that makes them exactly once, in one transaction.
 
+mod ahead;
 mod connect;
 mod copy;
 mod create;

@@ -26,6 +26,8 @@ pub(crate) struct Table {
     pub(crate) keyed: Option<Keyed>,
     /// Rows are marked in column `pulso_change`.
     pub(crate) marked: bool,
+    /// What [`Table::ask_shape`] answered when the table was checked.
+    pub(crate) shape: String,
 }
 
 impl Table {
@@ -46,6 +48,15 @@ impl Table {
         self.key.iter().filter_map(|&i| self.columns.get(i)).map(String::as_str)
     }
 
+    /// Answers one text, another one as soon as a column goes otherwise over the wire or the table is another one.
+    pub(crate) fn ask_shape(name: &str) -> String {
+        format!(
+            "SELECT string_agg(concat_ws(' ', attrelid, attname, atttypid, atttypmod), ',' ORDER BY attnum) \
+             FROM pg_attribute WHERE attrelid = to_regclass({}) AND attnum > 0 AND NOT attisdropped",
+            quote::literal(name)
+        )
+    }
+
     /// Rows straight into the table.
     pub(crate) fn copy(&self) -> String {
         let mark = if self.marked { ", pulso_change" } else { "" };
@@ -53,7 +64,7 @@ impl Table {
     }
 
     /// Makes the staging table where it is not there, and empties what a part of this transaction left in it.
-    pub(crate) fn stage(&self) -> String {
+    pub(crate) fn stage(&self) -> [String; 2] {
         prepare(&self.staging(), &self.column_list(), &self.name)
     }
 
@@ -61,7 +72,7 @@ impl Table {
         format!("COPY {} FROM STDIN (FORMAT binary)", self.staging())
     }
 
-    pub(crate) fn stage_keys(&self) -> String {
+    pub(crate) fn stage_keys(&self) -> [String; 2] {
         prepare(&self.deleting(), &quote::list(self.key_names()), &self.name)
     }
 
@@ -123,9 +134,10 @@ impl Table {
 }
 
 /// With the types of the table's own columns, but without its constraints.
-fn prepare(temporary: &str, columns: &str, table: &str) -> String {
-    format!(
+fn prepare(temporary: &str, columns: &str, table: &str) -> [String; 2] {
+    let make = format!(
         "CREATE TEMPORARY TABLE IF NOT EXISTS {temporary} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} \
-         WITH NO DATA; DELETE FROM {temporary}"
-    )
+         WITH NO DATA"
+    );
+    [make, format!("DELETE FROM {temporary}")]
 }

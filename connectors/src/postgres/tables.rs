@@ -69,9 +69,9 @@ async fn check_one(
 ) -> Result<Result<Table, Vec<String>>, Failure> {
     let name = quote::table(&sink.table);
     let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
-    let relation = connection.client.query_typed(RELATION, &parameter).await.map_err(|e| {
+    let relation = connection.query(RELATION, &parameter).await.map_err(|failure| {
         let (schema, user) = (quote::identifier(&sink.table.0), &connection.user);
-        Failure::from(e).hinted("42501", &format!("GRANT USAGE ON SCHEMA {schema} TO {user}"))
+        failure.hinted("42501", &format!("GRANT USAGE ON SCHEMA {schema} TO {user}"))
     })?;
     let Some(relation) = relation.into_iter().next() else {
         return Ok(Err(vec![format!(
@@ -96,8 +96,10 @@ async fn check_one(
     let granted = [relation.try_get(2)?, relation.try_get(3)?, relation.try_get(4)?, relation.try_get(5)?];
     check_privileges(connection, &name, sink, granted, &mut wrong);
 
+    // Before the columns: what is altered from here on is noticed.
+    let shape = connection.simple_rows(&Table::ask_shape(&name)).await?.into_iter().flatten().collect();
     let mut found = Vec::new();
-    for row in connection.client.query_typed(COLUMNS, &parameter).await? {
+    for row in connection.query(COLUMNS, &parameter).await? {
         found.push(Found {
             name: row.try_get(0)?,
             shown: row.try_get(1)?,
@@ -112,7 +114,7 @@ async fn check_one(
     let wires = check_columns(spec, sink, &name, &found, marked, &mut wrong);
     if !sink.write.key().is_empty() {
         let mut indexes: Vec<Vec<String>> = Vec::new();
-        for row in connection.client.query_typed(UNIQUE, &parameter).await? {
+        for row in connection.query(UNIQUE, &parameter).await? {
             indexes.push(row.try_get(0)?);
         }
         check_key(sink, &name, &indexes, &mut wrong);
@@ -127,7 +129,7 @@ async fn check_one(
         WriteMode::Append => None,
     };
     let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
-    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked }))
+    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked, shape }))
 }
 
 fn check_privileges(connection: &Connection, name: &str, sink: &SinkSpec, granted: [bool; 4], wrong: &mut Vec<String>) {

@@ -1,30 +1,33 @@
 //! One transaction of a writer: the steps that the protocol names, in the order in which it names them.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use pulso_core::ids::Epoch;
-use pulso_core::ledger::{GuardRow, Step};
+use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{SinkRows, TargetRows};
 
-use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, READ_ONLY};
+use super::ahead::{Ahead, Expected};
+use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
 use super::letters;
 use super::quote;
 use super::refused::Refused;
-use super::write::{Mode, Setback, write_sink};
+use super::table::Table;
+use super::write::{Mode, Setback, SinkWriter};
 use super::writer::PostgresWriter;
 
 /// A constraint that waits for COMMIT would be refused there, where no row can be told from another.
-const BEGIN: &str = "BEGIN; SET CONSTRAINTS ALL IMMEDIATE";
+const BEGIN: [&str; 2] = ["BEGIN", "SET CONSTRAINTS ALL IMMEDIATE"];
 /// How long a sink whose COPY met a key goes by staging before COPY is tried again.
 const STAGED_FOR: Duration = Duration::from_secs(30);
 
-/// How one try of a transaction ended.
-enum Tried {
-    Committed { rows: u64, refused: u64 },
-    GuardMissed(BTreeSet<pulso_core::ids::KeyGroupId>),
+/// Rows that a transaction has, and how many of them were refused.
+#[derive(Debug, Default)]
+struct Counts {
+    rows: u64,
+    refused: u64,
 }
 
 impl PostgresWriter {
@@ -39,14 +42,10 @@ impl PostgresWriter {
         let mut mode = Mode { staged: self.staged.keys().copied().collect(), bisect: false };
         loop {
             let setback = match self.try_transaction(steps, outputs, &mode).await {
-                Ok(Tried::Committed { rows, refused }) => {
-                    self.share.committed(rows, refused);
+                Ok(counts) => {
+                    self.share.committed(counts.rows, counts.refused);
+                    self.cautious = false;
                     return Ok(Outcome::Committed);
-                }
-                Ok(Tried::GuardMissed(key_groups)) => {
-                    self.roll_back().await?;
-                    let rows = self.ledger.read(self.connected()?, &key_groups).await?;
-                    return Ok(Outcome::GuardMissed { rows });
                 }
                 Err(Setback::Failed(failure)) if failure.kind == Kind::ConnectionLost => return Err(failure),
                 Err(setback) => setback,
@@ -54,18 +53,24 @@ impl PostgresWriter {
             match (self.roll_back().await, &setback) {
                 (Ok(()), _) => {}
                 // COMMIT was not sent, so the end of the session settles it.
-                (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => {
-                    self.connection = None;
-                    return Ok(Outcome::Failed { reason: failure.text.clone() });
-                }
+                (Err(_), Setback::Altered) => self.connection = None,
+                (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => self.connection = None,
                 (Err(lost), Setback::Failed(failure)) => return Err(lost.during(&failure.text)),
                 (Err(lost), _) => return Err(lost),
             }
             match setback {
+                Setback::GuardMissed => {
+                    let rows = self.ledger.read(self.connected()?, &self.hosted).await?;
+                    return Ok(Outcome::GuardMissed { rows });
+                }
                 Setback::NotNew { sink } => {
                     tracing::warn!(job = %self.ledger.job, sink, "a key that should be new is there; staging for a while");
                     self.staged.insert(sink, now + STAGED_FOR);
                     mode.staged.insert(sink);
+                }
+                Setback::Altered => return self.look_again(None).await,
+                Setback::Failed(failure) if failure.kind == Kind::Fatal && is_about_shape(&failure.code) => {
+                    return self.look_again(Some(failure)).await;
                 }
                 Setback::Failed(failure) if failure.kind == Kind::Refused && !mode.bisect => mode.bisect = true,
                 Setback::Failed(failure) => return self.given_up(failure).await,
@@ -76,6 +81,34 @@ impl PostgresWriter {
                     );
                     return Ok(Outcome::Failed { reason });
                 }
+            }
+        }
+    }
+
+    /// After a rollback: says which statement mends the tables, or lets the transaction be tried again where they will do
+    /// as they are now.
+    async fn look_again(&mut self, failure: Option<Failure>) -> Result<Outcome, Failure> {
+        let kept = self.connection.is_some();
+        if !kept {
+            self.connect(self.attempt).await?;
+        }
+        let spec = Arc::clone(&self.spec);
+        let checked = self.check(&spec, &self.sinks(&spec)).await;
+        if kept {
+            // Staging tables look like the tables did.
+            self.connected()?.run("DISCARD TEMP").await?;
+        } else {
+            // It is not registered.
+            self.connection = None;
+        }
+        match (checked, failure) {
+            (Err(found), _) if found.kind == Kind::Fatal => Ok(Outcome::Failed { reason: found.text }),
+            (Err(found), _) => Err(found),
+            (Ok(_), Some(failure)) => Ok(Outcome::Failed { reason: failure.text }),
+            (Ok(tables), None) => {
+                self.tables = tables;
+                let reason = "a table was altered; its new shape will do".to_owned();
+                if kept { Ok(Outcome::RolledBack { reason }) } else { Err(Failure::lost(reason)) }
             }
         }
     }
@@ -108,82 +141,119 @@ impl PostgresWriter {
         steps: &[Step],
         outputs: &[(Epoch, TargetRows)],
         mode: &Mode,
-    ) -> Result<Tried, Setback> {
-        let mut begun = false;
-        let mut counts = (0, 0);
-        let mut steps = steps.iter().peekable();
-        while let Some(step) = steps.next() {
+    ) -> Result<Counts, Setback> {
+        let mut ahead = Ahead::default();
+        let tried = self.take_steps(steps, outputs, mode, &mut ahead).await;
+        self.cautious |= ahead.out_of_step;
+        tried
+    }
+
+    async fn take_steps(
+        &mut self,
+        steps: &[Step],
+        outputs: &[(Epoch, TargetRows)],
+        mode: &Mode,
+        ahead: &mut Ahead,
+    ) -> Result<Counts, Setback> {
+        let mut counts = Counts::default();
+        for step in steps {
             match step {
-                // BEGIN goes in one flight with a guard that follows it.
-                Step::Begin if matches!(steps.peek(), Some(Step::Guard(rows)) if !rows.is_empty()) => begun = true,
-                Step::Begin => self.connected()?.run(BEGIN).await?,
+                Step::Begin => BEGIN.into_iter().for_each(|sql| ahead.push(sql, "beginning a transaction")),
+                Step::Guard(rows) if rows.is_empty() => {}
                 Step::Guard(rows) => {
-                    if !self.guard(rows, std::mem::take(&mut begun)).await? {
-                        return Ok(Tried::GuardMissed(rows.iter().map(|row| row.key_group).collect()));
-                    }
+                    let expected = Expected::Guarded(rows.len() as u64);
+                    ahead.expect(self.ledger.guard(self.attempt, rows), "the ledger's guard", expected);
                 }
-                Step::Rows(epochs) => counts = self.write_rows(epochs, outputs, mode).await?,
+                Step::Rows(epochs) => counts = self.write_rows(epochs, outputs, mode, ahead).await?,
                 Step::Commit => {
-                    self.connected()?.run("COMMIT").await.map_err(|failure| failure.during("committing"))?;
-                    let (rows, refused) = counts;
-                    return Ok(Tried::Committed { rows, refused });
+                    let connection = self.connected()?;
+                    // The guard was seen to be right; of other statements a failure is enough for COMMIT not to run.
+                    if ahead.holds_guard() {
+                        ahead.land(connection).await?;
+                    }
+                    ahead.push("COMMIT", "committing");
+                    ahead.land(connection).await?;
+                    return Ok(counts);
                 }
             }
         }
         Err(Failure::fatal("a transaction without a commit").into())
     }
 
-    /// True where every row was as the guard expects it.
-    async fn guard(&mut self, rows: &[GuardRow], with_begin: bool) -> Result<bool, Setback> {
-        if rows.is_empty() {
-            return Ok(true);
-        }
-        let guard = self.ledger.guard(self.attempt, rows);
-        let sql = if with_begin { format!("{BEGIN}; {guard}") } else { guard };
-        let count =
-            self.connected()?.simple_count(&sql).await.map_err(|failure| failure.during("the ledger's guard"))?;
-        Ok(count == rows.len() as u64)
-    }
-
-    /// Table by table in file order, then dead letters. Returns how many rows there were and how many were refused.
+    /// Table by table in file order, then dead letters. Nothing is sent before all rows are reduced: from the guard on,
+    /// the ledger's rows are locked.
     async fn write_rows(
         &mut self,
         epochs: &[Epoch],
         outputs: &[(Epoch, TargetRows)],
         mode: &Mode,
-    ) -> Result<(u64, u64), Setback> {
+        ahead: &mut Ahead,
+    ) -> Result<Counts, Setback> {
         let of_epochs: Vec<&TargetRows> = epochs
             .iter()
             .flat_map(|epoch| outputs.iter().filter(move |(of, _)| of == epoch))
             .map(|(_, rows)| rows)
             .collect();
-        let total = of_epochs.iter().map(|rows| rows.rows_count() as u64).sum();
-        let mut refused: Vec<Refused> = Vec::new();
+        let rows = of_epochs.iter().map(|rows| rows.rows_count() as u64).sum();
+        let letters: Vec<&RecordBatch> = of_epochs.iter().filter_map(|rows| rows.letters.as_ref()).collect();
         let letters_table = quote::table(&self.spec.dead_letter.table);
-        let author = letters::Author { job: self.ledger.job, name: &self.spec.name };
-        let is_strange = |rows: &&SinkRows| !self.tables.iter().any(|table| table.sink == rows.sink);
-        if let Some(rows) = of_epochs.iter().flat_map(|rows| &rows.sinks).find(is_strange) {
-            return Err(
-                Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)).into()
-            );
-        }
+        let sinks = sink_writers(&self.tables, &of_epochs, mode)?;
+
         let connection = self.connection.as_mut().ok_or_else(no_connection)?;
-        for table in &self.tables {
-            let parts: Vec<&SinkRows> =
-                of_epochs.iter().flat_map(|rows| &rows.sinks).filter(|rows| rows.sink == table.sink).collect();
-            if !parts.is_empty() {
-                write_sink(connection, table, &parts, mode, (&self.share, total), &mut refused).await?;
+        let mut locked: Vec<&str> = sinks.iter().map(SinkWriter::table).collect();
+        locked.extend((!letters.is_empty()).then_some(letters_table.as_str()));
+        lock(&locked, ahead);
+        sinks.iter().for_each(|sink| sink.prove_shape(ahead));
+        sinks.iter().filter(|_| !mode.bisect).for_each(|sink| sink.stage(ahead));
+        if mode.bisect || self.cautious {
+            ahead.land(connection).await?;
+        }
+        let mut refused: Vec<Refused> = Vec::new();
+        for sink in &sinks {
+            if mode.bisect {
+                sink.write_what_is_taken(connection, (&self.share, rows), &mut refused).await?;
+            } else {
+                sink.write(connection, ahead).await?;
             }
         }
-        let letters: Vec<&RecordBatch> = of_epochs.iter().filter_map(|rows| rows.letters.as_ref()).collect();
-        letters::write(connection, author, &letters_table, &letters).await?;
-        letters::write_refused(connection, author, &refused).await?;
+        let author = letters::Author { job: self.ledger.job, name: &self.spec.name };
+        letters::write(connection, ahead, author, &letters_table, &letters).await?;
+        letters::write_refused(connection, ahead, author, &refused).await?;
         if let Some(first) = refused.first() {
             let (count, table) = (refused.len(), &first.table);
             tracing::warn!(job = %author.job, count, %table, reason = %first.reason, "rows refused, kept as dead letters");
         }
-        Ok((total, refused.len() as u64))
+        Ok(Counts { rows, refused: refused.len() as u64 })
     }
+}
+
+/// In file order; only sinks that have rows.
+fn sink_writers<'a>(
+    tables: &'a [Table],
+    of_epochs: &[&'a TargetRows],
+    mode: &Mode,
+) -> Result<Vec<SinkWriter<'a>>, Failure> {
+    let all = || of_epochs.iter().flat_map(|rows| &rows.sinks);
+    if let Some(rows) = all().find(|rows| !tables.iter().any(|table| table.sink == rows.sink)) {
+        return Err(Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)));
+    }
+    let parts = |table: &Table| all().filter(|rows| rows.sink == table.sink).collect::<Vec<&SinkRows>>();
+    let with_rows = tables.iter().map(|table| (table, parts(table))).filter(|(_, parts)| !parts.is_empty());
+    with_rows.map(|(table, parts)| SinkWriter::new(table, parts, mode)).collect()
+}
+
+/// Here a lock is waited for in vain without a COPY under way. Of a partitioned table the COPY locks only the partitions
+/// that it reaches.
+fn lock(tables: &[&str], ahead: &mut Ahead) {
+    if !tables.is_empty() {
+        let list = tables.join(", ONLY ");
+        ahead.push(format!("LOCK TABLE ONLY {list} IN ROW EXCLUSIVE MODE"), format!("locking {}", tables.join(", ")));
+    }
+}
+
+/// Columns, types and privileges; and values that are no values of their column's type in binary form.
+fn is_about_shape(code: &str) -> bool {
+    code.starts_with("42") || MALFORMED.contains(&code)
 }
 
 pub(super) fn no_connection() -> Failure {

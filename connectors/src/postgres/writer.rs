@@ -37,6 +37,8 @@ pub struct PostgresWriter {
     /// A pooler would have been noticed.
     proved: bool,
     pub(super) attempt: Attempt,
+    /// Key groups of the newest takeover or registration: what a reading of the ledger is compared with.
+    pub(super) hosted: BTreeSet<KeyGroupId>,
     target: usize,
     /// Of the sinks of this target, in file order.
     pub(super) tables: Vec<Table>,
@@ -44,6 +46,9 @@ pub struct PostgresWriter {
     /// Sinks that go by staging, and until when.
     pub(super) staged: BTreeMap<usize, Instant>,
     last: ConnectionId,
+    /// The last transaction began in vain with a COPY sent along, which costs the connection: until one is committed,
+    /// each beginning is waited for.
+    pub(super) cautious: bool,
 }
 
 impl PostgresWriter {
@@ -67,11 +72,13 @@ impl PostgresWriter {
             busy: false,
             proved: false,
             attempt: Attempt(0),
+            hosted: BTreeSet::new(),
             target,
             tables: Vec::new(),
             share,
             staged: BTreeMap::new(),
             last: ConnectionId(0),
+            cautious: false,
         })
     }
 
@@ -183,6 +190,7 @@ impl PostgresWriter {
             self.connect(attempt).await?;
         }
         self.attempt = attempt;
+        self.hosted.clone_from(key_groups);
         let spec = Arc::clone(&self.spec);
         let sinks = self.sinks(&spec);
         let connection = self.connected()?;
@@ -220,15 +228,21 @@ impl PostgresWriter {
     ) -> Result<Rows, Failure> {
         self.connect(attempt).await?;
         self.attempt = attempt;
+        self.hosted.clone_from(key_groups);
         if self.tables.is_empty() {
             let spec = Arc::clone(&self.spec);
             let sinks = self.sinks(&spec);
             self.tables = self.check(&spec, &sinks).await?;
         }
-        self.ledger.register(self.connected()?, attempt, key_groups).await
+        let connection = self.connected()?;
+        if self.cautious {
+            // The connection before it may have gone by a lock that it waited for.
+            self.ledger.end_older(connection, attempt).await?;
+        }
+        self.ledger.register(connection, attempt, key_groups).await
     }
 
-    async fn connect(&mut self, attempt: Attempt) -> Result<(), Failure> {
+    pub(super) async fn connect(&mut self, attempt: Attempt) -> Result<(), Failure> {
         self.connection = None;
         let name = application_name(self.ledger.job, attempt);
         let connection = Connection::open(&self.address, &name).await?;
@@ -241,11 +255,11 @@ impl PostgresWriter {
         Ok(())
     }
 
-    fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<(usize, &'a SinkSpec)> {
+    pub(super) fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<(usize, &'a SinkSpec)> {
         spec.sinks.iter().enumerate().filter(|(_, sink)| sink.target == self.target).collect()
     }
 
-    async fn check(&self, spec: &JobSpec, sinks: &[(usize, &SinkSpec)]) -> Result<Vec<Table>, Failure> {
+    pub(super) async fn check(&self, spec: &JobSpec, sinks: &[(usize, &SinkSpec)]) -> Result<Vec<Table>, Failure> {
         let connection = self.connected()?;
         create::check_owners(connection, &self.ledger, sinks).await?;
         tables::check(connection, spec, sinks).await

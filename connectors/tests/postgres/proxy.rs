@@ -1,6 +1,8 @@
 //! A TCP proxy between a writer and the server that fails where a test says.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +19,8 @@ pub(crate) enum Action {
     CutAfterAnswer,
 }
 
+const SETTLED: Duration = Duration::from_millis(10);
+
 type Rule = Box<dyn FnMut(&[u8]) -> Action + Send>;
 
 pub(crate) struct Proxy {
@@ -24,6 +28,8 @@ pub(crate) struct Proxy {
     rule: Arc<Mutex<Rule>>,
     stalled: Arc<Notify>,
     wake: Arc<Notify>,
+    /// How often a client waited for an answer.
+    waits: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -32,17 +38,18 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| Action::Forward)));
         let (stalled, wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let shared = (Arc::clone(&rule), Arc::clone(&stalled), Arc::clone(&wake));
+        let waits = Arc::new(AtomicUsize::new(0));
+        let shared = (Arc::clone(&rule), Arc::clone(&stalled), Arc::clone(&wake), Arc::clone(&waits));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (rule, stalled, wake) = shared.clone();
+                let (rule, stalled, wake, waits) = shared.clone();
                 tokio::spawn(async move {
                     let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                    carry(client, server, &rule, &stalled, &wake).await.ok();
+                    carry(client, server, &rule, (&stalled, &wake), &waits).await.ok();
                 });
             }
         });
-        Self { port, rule, stalled, wake }
+        Self { port, rule, stalled, wake, waits }
     }
 
     pub(crate) fn rule(&self, rule: impl FnMut(&[u8]) -> Action + Send + 'static) {
@@ -57,14 +64,19 @@ impl Proxy {
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
+
+    /// Answers that clients waited for since the last call.
+    pub(crate) fn waits(&self) -> usize {
+        self.waits.swap(0, Ordering::Relaxed)
+    }
 }
 
 async fn carry(
     mut client: TcpStream,
     mut server: TcpStream,
     rule: &Mutex<Rule>,
-    stalled: &Notify,
-    wake: &Notify,
+    (stalled, wake): (&Notify, &Notify),
+    waits: &AtomicUsize,
 ) -> std::io::Result<()> {
     let (mut up, mut down) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
@@ -94,10 +106,20 @@ async fn carry(
                 }
             }
             n = server.read(&mut down) => {
-                let n = n?;
+                let mut n = n?;
                 if n == 0 {
                     return Ok(());
                 }
+                // What the server has to say to one flight it says at once, and so does the client send one.
+                tokio::time::sleep(SETTLED).await;
+                while let Ok(more @ 1..) = client.try_read(&mut up) {
+                    server.write_all(&up[..more]).await?;
+                    tokio::time::sleep(SETTLED).await;
+                }
+                while let Ok(more @ 1..) = server.try_read(&mut down[n..]) {
+                    n += more;
+                }
+                waits.fetch_add(1, Ordering::Relaxed);
                 client.write_all(&down[..n]).await?;
             }
         }

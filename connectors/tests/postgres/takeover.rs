@@ -105,6 +105,14 @@ async fn a_guard_that_does_not_match_writes_nothing() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
     writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    // A guard of one key group: the worker compares the rows of all.
+    let both = writer.groups.clone();
+    writer.groups.retain(|id| *id == crate::support::group(0));
+    writer.epoch = 7;
+    let outcome = writer.transact(vec![kv(&[("b", Some(1), Change::Insert)])]).await.unwrap();
+    let Outcome::GuardMissed { rows } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(found(rows), [(0, Some((1, mark(1)))), (1, Some((1, mark(1))))].into());
+    (writer.groups, writer.epoch) = (both, 1);
     // One row of two is elsewhere: it may not be half a commit.
     database
         .query("update pulso.ledger set epoch = 9, hash = '\\x00000000000000000000000000000009' where key_group = 1")
@@ -120,6 +128,15 @@ async fn a_guard_that_does_not_match_writes_nothing() {
     assert_eq!(found(writer.writer.read_ledger(&writer.groups).await.unwrap())[&1], None);
     database.query("drop table pulso.ledger").await;
     assert_eq!(found(writer.writer.read_ledger(&writer.groups).await.unwrap()), [(0, None), (1, None)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("postgresql://postgres@{}/db?sslmode=disable", silent.local_addr().unwrap());
+    let mut writer = Writer::of(&key_value(&url, upsert()), &[0]);
+    let done = tokio::time::timeout(Duration::from_secs(30), writer.take_over(1, true)).await.unwrap();
+    assert!(matches!(&done, Err(TargetError::ConnectionLost { reason }) if reason.contains("10 s")), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,12 +176,16 @@ async fn a_call_that_is_given_up_costs_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_locked_is_tried_again_on_the_same_connection() {
+async fn a_table_that_is_locked_costs_one_connection_and_no_more() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
-    let connection = writer.writer.connection();
     let blocker = client(&database.url).await;
     blocker.batch_execute("begin; lock table kv").await.unwrap();
+    // A COPY was sent along, in vain.
+    let lost = writer.transact(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    assert!(matches!(&lost, Err(TargetError::ConnectionLost { reason }) if reason.contains("55P03")), "{lost:?}");
+    assert_eq!(writer.register(1).await.unwrap()[&0], Some((1, mark(0))));
+    let connection = writer.writer.connection();
     for change in [Change::Insert, Change::Correction] {
         let outcome = writer.transact(vec![kv(&[("a", Some(1), change)])]).await.unwrap();
         assert!(matches!(&outcome, Outcome::RolledBack { reason } if reason.contains("55P03")), "{outcome:?}");

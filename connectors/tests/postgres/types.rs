@@ -126,6 +126,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         field("f", FieldType::Float64, false),
         field("ts", timestamp(), false),
         field("d", FieldType::Date, false),
+        field("i", FieldType::Int64, false),
     ];
     let mut writer =
         Writer::first(&job(&database.url, fields.clone(), vec![sink("any_values", &fields, WriteMode::Append)])).await;
@@ -143,6 +144,7 @@ async fn random_numbers_and_times_arrive_as_they_are() {
         Arc::new(Float64Array::from_iter_values(values.iter().map(|v| v.1))),
         Arc::new(TimestampMicrosecondArray::from_iter_values(values.iter().map(|v| v.2)).with_timezone("UTC")),
         Arc::new(Date32Array::from_iter_values(values.iter().map(|v| v.3))),
+        Arc::new(Int64Array::from_iter_values(0..values.len() as i64)),
     ];
     assert!(arrays.iter().all(|array| array.len() == values.len()));
     let columns = fields.iter().map(|field| field.name.as_str()).zip(arrays).collect();
@@ -187,4 +189,33 @@ async fn a_column_that_changes_under_us_fails_the_job() {
     writer.take_over(3, false).await.unwrap();
     writer.commit(vec![kv(&[("b", Some(1), Change::Insert)])]).await;
     assert_eq!(database.text("select k from kv order by k").await, "a b");
+}
+
+/// Eight bytes of an integer are eight bytes of another number too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_becomes_another_type_takes_no_wrong_value() {
+    for (alter, mended) in [("double precision", false), ("integer", false), ("numeric", true)] {
+        for change in [Change::Insert, Change::Correction] {
+            let database = Database::create().await;
+            let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
+            writer.commit(vec![kv(&[("a", Some(1), Change::Insert), ("x", Some(1), Change::Correction)])]).await;
+            database.query(&format!("alter table kv alter column v type {alter}")).await;
+            let outcome = writer.transact(vec![kv(&[("b", Some(7), change)])]).await.unwrap();
+            if mended {
+                assert!(
+                    matches!(&outcome, Outcome::RolledBack { reason } if reason.contains("altered")),
+                    "{outcome:?}"
+                );
+            } else {
+                let Outcome::Failed { reason } = outcome else { panic!("{alter}: {outcome:?}") };
+                assert!(reason.contains("ALTER COLUMN \"v\" TYPE bigint"), "{alter}: {reason}");
+                assert_eq!(database.text("select k from kv order by k").await, "a x");
+                database.query("alter table kv alter column v type bigint").await;
+                writer.take_over(2, false).await.unwrap();
+            }
+            writer.commit(vec![kv(&[("b", Some(7), change)])]).await;
+            assert_eq!(database.text("select k, v from kv order by k").await, "a|1 b|7 x|1");
+            assert_eq!(database.text("select count(*) from pulso.dead_letters").await, "0");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use pulso_dataflow::batch::{Change, TargetRows};
 use pulso_job::spec::{DedupSpec, FieldType, JobSpec, OnChanged, WriteMode};
 
+use crate::proxy::Proxy;
 use crate::support::{Database, Writer, field, job, key_value, kv, rows, sink, upsert};
 
 const ALL: &str = "select k, v from kv order by k collate \"C\"";
@@ -36,6 +37,28 @@ async fn upsert_follows_corrections_and_deletes() {
     writer.commit(vec![kv(&[("f", Some(8), Change::Insert), ("e", Some(8), Change::Insert)])]).await;
     assert_eq!(database.text(ALL).await, "a|7 c|9 e|8 f|8 x|1");
     assert_eq!(database.text("select count(*) from pulso.dead_letters").await, "0");
+}
+
+/// A wait is what a commit costs where the database is elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_commit_waits_three_times() {
+    let database = Database::create().await;
+    let proxy = Proxy::start(database.port).await;
+    let mut writer = Writer::first(&key_value(&database.url_by(proxy.port), upsert())).await;
+    // Statements are prepared once per connection.
+    writer.commit(vec![kv(&[("a", Some(1), Change::Insert), ("b", Some(1), Change::Correction)])]).await;
+    let mut waits = Vec::new();
+    for of in [
+        &[("c", Some(1), Change::Insert), ("d", Some(1), Change::Insert)][..],
+        &[("a", Some(2), Change::Correction)],
+        &[("b", Some(2), Change::Correction), ("e", Some(1), Change::Insert)],
+    ] {
+        proxy.waits();
+        writer.commit(vec![kv(of)]).await;
+        waits.push(proxy.waits());
+    }
+    assert_eq!(waits, [3, 3, 6]);
+    assert_eq!(database.text(ALL).await, "a|2 b|2 c|1 d|1 e|1");
 }
 
 /// Any sequence of changes, cut into transactions anyhow, leaves what a map would hold.

@@ -244,7 +244,7 @@ pub struct Output<O> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     Committed,
-    /// The guard's count was wrong; rolled back, then read on the same connection.
+    /// The guard's count was wrong; rolled back, then the rows of all hosted key groups read on the same connection.
     GuardMissed {
         rows: BTreeMap<KeyGroupId, Option<LedgerRow>>,
     },

@@ -100,6 +100,18 @@ fn a_lost_answer_whose_commit_did_not_come_through_is_repeated() {
 }
 
 #[test]
+fn a_missed_guard_of_one_key_group_is_judged_by_the_rows_of_all() {
+    let mut rig = Rig::ready();
+    rig.write(1);
+    rig.outcome(A, Outcome::Committed);
+    rig.arrive(2);
+    rig.processed(2, &[(A, &[X])]);
+    assert_eq!(transactions(&rig.seal(2, 1)), [(vec![(X, 1, 2)], vec![2])]);
+    let out = rig.outcome(A, Outcome::GuardMissed { rows: rows(1, 2, 1) });
+    assert_eq!((committed(&out), failures(&out)), (vec![(2, 6)], vec![]));
+}
+
+#[test]
 fn a_missed_guard_finds_the_own_commit() {
     let mut rig = Rig::ready();
     rig.write(1);
