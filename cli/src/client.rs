@@ -20,7 +20,25 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
+    /// `addresses`: one, or several with commas between, of which the one that leads is taken.
+    pub(crate) async fn connect(addresses: &str) -> Result<Self, Failure> {
+        let mut addresses = addresses.split(',').map(str::trim).peekable();
+        loop {
+            let address = addresses.next().unwrap_or_default();
+            let client = Self::open(address).await;
+            if addresses.peek().is_none() {
+                return client;
+            }
+            // What else is wrong is for the next one to say.
+            if let Ok(client) = client
+                && client.nodes().await.is_ok()
+            {
+                return Ok(client);
+            }
+        }
+    }
+
+    async fn open(address: &str) -> Result<Self, Failure> {
         let endpoint = pulso_proto::endpoint(address)
             .map_err(|_| Failure::Usage(format!("--jobmanager `{address}` is not HOST:PORT")))?;
         let channel = match tokio::time::timeout(CONNECT, endpoint.connect()).await {

@@ -33,7 +33,7 @@ struct Arguments {
 /// Accepted before and after the command.
 #[derive(clap::Args)]
 pub(crate) struct Global {
-    /// Where the JobManager listens
+    /// Where the JobManager listens; several with commas between, where others stand by
     #[arg(long, global = true, value_name = "HOST:PORT", env = "PULSO_JOBMANAGER", default_value = "127.0.0.1:6123")]
     pub(crate) jobmanager: String,
     #[arg(short, long, global = true, value_enum, default_value = "table")]

@@ -19,7 +19,7 @@ use crate::figures::Figures;
 use crate::memory::Budget;
 use crate::session::{FromJobManager, Session};
 use crate::source::SourceTask;
-use crate::state::{SnapshotStorage, StateTask, Work};
+use crate::state::{Parts, SnapshotStorage, StateTask, Work};
 use crate::target::{Order, TargetTask};
 
 /// Events of the worker, with what rows are in this process.
@@ -220,17 +220,16 @@ impl Shell {
         // Its own: the task of an earlier attempt may be about to remove the one before.
         let folder = self.data_dir.join(format!("{}-{}", deployment.job, deployment.attempt));
         let stage = KeyedStage::new(Arc::clone(&spec)).map_err(|e| fatal(e.to_string()))?;
-        let state = StateTask::start(
-            deployment.job,
-            stage,
-            &spec,
+        let parts = Parts {
+            job: deployment.job,
             folder,
             storage,
-            self.budget.clone(),
-            self.events.clone(),
-            self.figures.clone(),
-        )
-        .map_err(|e| retry(format!("starting the state task: {e}")))?;
+            budget: self.budget.clone(),
+            events: self.events.clone(),
+            figures: self.figures.clone(),
+        };
+        let state =
+            StateTask::start(stage, &spec, parts).map_err(|e| retry(format!("starting the state task: {e}")))?;
         let targets = (0..definition.targets.len())
             .filter_map(|index| u16::try_from(index).ok())
             .map(|index| {

@@ -95,16 +95,22 @@ pub(crate) struct StateTask {
     queue: Sender<Work>,
 }
 
+/// What a state task works with.
+pub(crate) struct Parts {
+    pub(crate) job: JobId,
+    /// Its own; removed at its end.
+    pub(crate) folder: PathBuf,
+    pub(crate) storage: SnapshotStorage,
+    pub(crate) budget: Budget,
+    pub(crate) events: Events,
+    pub(crate) figures: Figures,
+}
+
 impl StateTask {
     pub(crate) fn start(
-        job: JobId,
         stage: KeyedStage,
         spec: &JobSpec,
-        folder: PathBuf,
-        storage: SnapshotStorage,
-        budget: Budget,
-        events: Events,
-        figures: Figures,
+        Parts { job, folder, storage, budget, events, figures }: Parts,
     ) -> std::io::Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let (queue, work) = channel();

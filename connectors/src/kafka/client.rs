@@ -137,10 +137,10 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
 
 /// The client's text repeats the value that it refuses, which may be a secret.
 fn without_value(error: rdkafka::error::KafkaError) -> String {
-    match error {
-        rdkafka::error::KafkaError::ClientConfig(_, _, key, _) => format!("it refuses the value of `{key}`"),
-        other => other.to_string(),
+    if let rdkafka::error::KafkaError::ClientConfig(_, _, key, _) = error {
+        return format!("it refuses the value of `{key}`");
     }
+    error.to_string()
 }
 
 pub(super) fn partition(split: SplitId) -> i32 {

@@ -22,8 +22,15 @@ pub struct Cluster {
     brokers: String,
     database_url: String,
     jobmanager: Option<Child>,
+    standby: Option<Standby>,
     started: usize,
     jobmanager_flags: Vec<String>,
+}
+
+/// A second JobManager, on the same storage.
+struct Standby {
+    rpc: u16,
+    process: Child,
 }
 
 /// A TaskManager process.
@@ -45,6 +52,7 @@ impl Cluster {
             brokers: world.kafka.brokers().to_owned(),
             database_url: world.postgres.url().to_owned(),
             jobmanager: None,
+            standby: None,
             started: 0,
             jobmanager_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
         };
@@ -65,13 +73,29 @@ impl Cluster {
     }
 
     pub fn start_jobmanager(&mut self) -> Result<()> {
+        self.jobmanager = Some(self.jobmanager_at(self.rpc, self.http)?);
+        Ok(())
+    }
+
+    /// A second JobManager; TaskManagers that are started from now on know both, and so does healthctl.
+    pub fn start_standby(&mut self) -> Result<()> {
+        let (rpc, http) = (free_port()?, free_port()?);
+        self.standby = Some(Standby { rpc, process: self.jobmanager_at(rpc, http)? });
+        Ok(())
+    }
+
+    fn jobmanager_at(&mut self, rpc: u16, http: u16) -> Result<Child> {
         let mut command = self.command("jobmanager");
         command
-            .args(["--rpc", &format!("127.0.0.1:{}", self.rpc), "--http", &format!("127.0.0.1:{}", self.http)])
+            .args(["--rpc", &format!("127.0.0.1:{rpc}"), "--http", &format!("127.0.0.1:{http}")])
             .args(["--storage", &format!("file://{}", self.storage().display())])
             .args(&self.jobmanager_flags);
-        self.jobmanager = Some(self.spawn(command, "jobmanager")?);
-        Ok(())
+        self.spawn(command, "jobmanager")
+    }
+
+    fn jobmanagers(&self) -> String {
+        let ports = [Some(self.rpc), self.standby.as_ref().map(|standby| standby.rpc)];
+        ports.iter().flatten().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
     /// SIGKILL; returns when it is gone.
@@ -97,7 +121,7 @@ impl Cluster {
         let name = format!("tm{}", self.started);
         let mut command = self.command("taskmanager");
         command
-            .args(["--jobmanager", &format!("127.0.0.1:{}", self.rpc), "--name", &name])
+            .args(["--jobmanager", &self.jobmanagers(), "--name", &name])
             .arg("--data-dir")
             .arg(self.folder.join(&name));
         Ok(TaskManager { process: self.spawn(command, &name)?, name })
@@ -175,7 +199,7 @@ impl Cluster {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(binary(program));
         command
-            .env("PULSO_JOBMANAGER", format!("127.0.0.1:{}", self.rpc))
+            .env("PULSO_JOBMANAGER", self.jobmanagers())
             .env("KAFKA_BROKERS", &self.brokers)
             .env("DATABASE_URL", &self.database_url)
             .stdin(Stdio::null());
@@ -211,7 +235,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             self.print_logs();
         }
-        if let Some(mut process) = self.jobmanager.take() {
+        let standby = self.standby.take().map(|standby| standby.process);
+        for mut process in self.jobmanager.take().into_iter().chain(standby) {
             process.kill().ok();
             process.wait().ok();
         }

@@ -154,3 +154,19 @@ async fn stop_and_resume_lose_and_repeat_nothing() -> Result<()> {
     scene.table_is_right().await?;
     scene.is_conserved().await
 }
+
+/// The TaskManagers keep what they hold; the one that stood by reads the control log and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_from_a_killed_jobmanager() -> Result<()> {
+    let mut scene = Scene::set(0, &["--checkpoint-interval", "1s"], unchanged).await?;
+    scene.cluster.start_standby()?;
+    scene.task_managers = scene.cluster.start_task_managers(2).await?;
+    scene.input.send(5_000).await?;
+    scene.wait_for_rows(1_000).await?;
+    scene.cluster.kill_jobmanager()?;
+    scene.input.send_paced(2_000, Duration::from_secs(2)).await?;
+    until("the standby to lead", LIMIT, async || Ok(scene.cluster.nodes().is_ok_and(|nodes| nodes.len() == 2))).await?;
+    scene.input.send(2_000).await?;
+    scene.table_is_right().await?;
+    scene.is_conserved().await
+}
