@@ -95,7 +95,7 @@ fn a_quiet_job_must_add_up() {
     assert_eq!(line(|job| job.counters.written = 59), Some(false));
     assert_eq!(line(|job| job.counters.written = 61), Some(false));
     // In flight.
-    assert_eq!(line(|job| (job.counters.written, job.epochs.sealed) = (59, Epoch(10))), Some(true));
+    assert_eq!(line(|job| (job.counters.written, job.settled) = (59, false)), Some(true));
     // This JobManager has heard of no counters yet.
     assert_eq!(line(|job| job.counters = Counters::default()), None);
 }
