@@ -32,9 +32,9 @@ test:
 test-all:
 	@PULSO_TEST_ALL=1 SEEDS=$(or $(SEEDS),3000) scripts/test
 
-# make sim SEEDS=10000
-sim: setup
-	@SEEDS=$(or $(SEEDS),1000) scripts/cargo-test simulation
+# make sim SEEDS=10000, make sim SEED=17 (one seed with its trace), make sim MISTAKES=1000 (which mistakes are noticed)
+sim: build
+	@$(CARGO_TARGET_DIR)/debug/sim $(if $(SEED),--seed $(SEED) --trace,$(if $(MISTAKES),--mistakes --seeds $(MISTAKES),--seeds $(or $(SEEDS),1000))) $(if $(MISTAKE),--mistake $(MISTAKE))
 
 # Figures of this machine. make bench ARGS="catchup --rounds 1"
 bench: build

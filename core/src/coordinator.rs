@@ -154,7 +154,7 @@ pub enum Command {
 /// The intervals and bounds of the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// An epoch with input is cut no sooner than this after its first record was reported, unless it is full.
+    /// An epoch with input is opened no sooner than this after the one before, unless it is full.
     pub epoch_age: Duration,
     /// *K*: epochs in flight.
     pub window: u64,

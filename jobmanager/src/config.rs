@@ -52,7 +52,7 @@ pub(crate) struct Config {
     #[arg(long, env = "PULSO_WINDOW", default_value_t = 16, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     pub(crate) window: u64,
 
-    /// An epoch with input is cut at this age, unless it is full before.
+    /// Least time between the openings of two epochs, unless the first is full.
     #[arg(long, env = "PULSO_EPOCH_AGE", default_value = "10ms", value_parser = duration)]
     pub(crate) epoch_age: Duration,
 

@@ -85,9 +85,14 @@ impl Failure {
 
     fn of(db: &DbError, kind: Kind) -> Self {
         let code = db.code().code();
+        let raised = db.routine() == Some(RAISE);
+        // What a trigger raises under a code of its own is about the row, unless it says that another try may help.
+        let kind = if raised && kind == Kind::Fatal { Kind::Refused } else { kind };
         let text = match kind {
-            Kind::Refused => refused_text(db),
-            Kind::ConnectionLost | Kind::Retry | Kind::Fatal => format!("{} (SQLSTATE {code})", db.message()),
+            Kind::ConnectionLost | Kind::Retry | Kind::Fatal if !raised && has_no_values(code) => {
+                format!("{} (SQLSTATE {code})", db.message())
+            }
+            Kind::Refused | Kind::ConnectionLost | Kind::Retry | Kind::Fatal => refused_text(db),
         };
         Self { kind, code: code.to_owned(), column: db.column().map(str::to_owned), text }
     }
@@ -150,6 +155,15 @@ pub(crate) fn kind(code: &str) -> Kind {
     }
 }
 
+/// Where the server raises what a function of the database's own says.
+const RAISE: &str = "exec_stmt_raise";
+
+/// Classes whose messages speak of sessions, schema and resources, never of what is in a row.
+fn has_no_values(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    ["08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58"].contains(&class)
+}
+
 /// Names the constraint and the column, never the message: triggers and casts put values into it.
 fn refused_text(db: &DbError) -> String {
     let mut text = format!("{} (SQLSTATE {})", condition(db.code().code()), db.code().code());
@@ -178,7 +192,8 @@ fn condition(code: &str) -> &'static str {
         "54000" => "value too large for an index",
         "P0001" => "refused by a trigger",
         _ if code.starts_with("22") => "value not accepted",
-        _ => "constraint violated",
+        _ if code.starts_with("23") => "constraint violated",
+        _ => "refused",
     }
 }
 

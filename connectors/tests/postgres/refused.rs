@@ -66,6 +66,48 @@ async fn a_trigger_refuses_without_a_word_of_the_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_code_of_a_triggers_own_is_about_the_row() {
+    let database = Database::create().await;
+    let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
+    database
+        .query(
+            "create function no() returns trigger language plpgsql as $$ begin
+             if new.v = 7 then raise exception 'patient % is secret', new.k using errcode = 'HL007'; end if;
+             return new; end $$;
+             create trigger no before insert or update on kv for each row execute function no()",
+        )
+        .await;
+    writer.commit(vec![numbers(0..20, Change::Insert)]).await;
+    assert_eq!(database.text("select count(*) from kv").await, "19");
+    let reason = database.text("select reason from pulso.dead_letters").await;
+    assert_eq!(reason, "refused by the database: refused (SQLSTATE HL007)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_refuses_everything_before_the_first_row_ends_the_job() {
+    let database = Database::create().await;
+    let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
+    database
+        .query(
+            "create function closed() returns trigger language plpgsql as $$ begin
+             raise exception 'closed for today'; end $$;
+             create trigger closed before insert on kv for each statement execute function closed()",
+        )
+        .await;
+    for _ in 0..10 {
+        match writer.transact(vec![numbers(0..3, Change::Insert)]).await {
+            Ok(Outcome::Failed { reason }) => {
+                assert!(reason.contains("refused by a trigger (SQLSTATE P0001)"), "{reason}");
+                return;
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => drop(writer.register(1).await.unwrap()),
+        }
+    }
+    panic!("tried for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delete_may_be_refused_too() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;

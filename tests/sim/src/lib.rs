@@ -35,6 +35,6 @@ pub fn run(seed: u64, mistake: Option<Mistake>, print: bool) -> Run {
 /// What repeats a failure.
 #[must_use]
 pub fn repeat(seed: u64, mistake: Option<Mistake>) -> String {
-    let mistake = mistake.map_or_else(String::new, |m| format!(" --mistake {}", m.name()));
-    format!("cargo run -p pulso-sim -- --seed {seed}{mistake} --trace")
+    let mistake = mistake.map_or_else(String::new, |m| format!(" MISTAKE={}", m.name()));
+    format!("make sim SEED={seed}{mistake}")
 }
