@@ -102,6 +102,11 @@ class Cluster:
                 process.kill()
         for process in self.processes:
             process.wait()
+        # Replacements are started by the measure, which only writes their pids down.
+        for pid in map(int, self.pids.read_text().split()):
+            with contextlib.suppress(OSError):
+                if str(self.home).encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def job_file(home, topic, append=False):
