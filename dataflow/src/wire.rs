@@ -145,6 +145,21 @@ mod tests {
     }
 
     #[test]
+    fn pieces_hold_every_row_once() {
+        let whole = payload();
+        let pieces = whole.clone().pieces(1);
+        assert_eq!(pieces.len(), 4, "three rows, and what was filtered");
+        let rows: Vec<_> = pieces.iter().filter_map(|piece| piece.rows.clone()).collect();
+        let schema = whole.rows.as_ref().unwrap().schema();
+        assert_eq!(arrow::compute::concat_batches(&schema, &rows).unwrap(), whole.rows.clone().unwrap());
+        assert_eq!(pieces.last().unwrap().filtered, whole.filtered);
+        for piece in pieces {
+            assert_eq!(Payload::decode(&piece.encode().unwrap()).unwrap(), piece);
+        }
+        assert_eq!(whole.clone().pieces(1 << 20), [whole]);
+    }
+
+    #[test]
     fn finds_every_flipped_byte_and_every_cut() {
         let bytes = payload().encode().unwrap();
         for at in 0..bytes.len() {

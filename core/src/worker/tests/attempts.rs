@@ -273,3 +273,15 @@ fn the_source_is_spoken_for_only_in_its_own_attempt() {
     let out = rig.on(Event::SourceClosed { job, attempt, epoch, splits: splits.clone() });
     assert_eq!(reports(&out), [Report::CutReported { job, attempt, epoch, splits }]);
 }
+
+/// A disk that cannot be read would else be kept for ever, though a checkpoint is there.
+#[test]
+fn what_cannot_be_processed_is_no_copy() {
+    let mut rig = Rig::ready();
+    rig.write(1);
+    rig.arrive(2);
+    let failed = Event::ProcessingFailed { job: JOB, attempt: Attempt(1), reason: "the disk".into() };
+    assert!(matches!(failures(&rig.on(failed)).as_slice(), [Failure::Retry { .. }]));
+    let prepared = Report::Prepared { job: JOB, attempt: Attempt(2), copies: BTreeMap::new() };
+    assert!(reports(&rig.prepare(2)).contains(&prepared));
+}
