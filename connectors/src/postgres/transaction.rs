@@ -20,8 +20,6 @@ use super::writer::PostgresWriter;
 
 /// A constraint that waits for COMMIT would be refused there, where no row can be told from another.
 const BEGIN: [&str; 2] = ["BEGIN", "SET CONSTRAINTS ALL IMMEDIATE"];
-/// After so many in a row, each on a connection of its own, a refusal without a row is taken for lasting.
-const UNCLEAR_REFUSALS: u32 = 3;
 /// How long a sink whose COPY met a key goes by staging before COPY is tried again.
 const STAGED_FOR: Duration = Duration::from_secs(30);
 
@@ -47,7 +45,6 @@ impl PostgresWriter {
                 Ok(counts) => {
                     self.share.committed(counts.rows, counts.refused);
                     self.cautious = false;
-                    self.unclear_refusals = 0;
                     return Ok(Outcome::Committed);
                 }
                 Err(Setback::Failed(failure)) if failure.kind == Kind::ConnectionLost => return Err(failure),
@@ -58,16 +55,7 @@ impl PostgresWriter {
                 // COMMIT was not sent, so the end of the session settles it.
                 (Err(_), Setback::Altered) => self.connection = None,
                 (Err(_), Setback::Failed(failure)) if failure.kind == Kind::Fatal => self.connection = None,
-                (Err(lost), Setback::Failed(failure)) => {
-                    // A table that refuses before it has seen a row refuses the next time too: that is for a person.
-                    self.unclear_refusals += u32::from(failure.kind == Kind::Refused);
-                    if self.unclear_refusals < UNCLEAR_REFUSALS {
-                        return Err(lost.during(&failure.text));
-                    }
-                    self.unclear_refusals = 0;
-                    self.connection = None;
-                    return Ok(Outcome::Failed { reason: failure.text.clone() });
-                }
+                (Err(lost), Setback::Failed(failure)) => return Err(lost.during(&failure.text)),
                 (Err(lost), _) => return Err(lost),
             }
             match setback {

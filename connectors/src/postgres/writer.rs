@@ -49,8 +49,6 @@ pub struct PostgresWriter {
     /// The last transaction began in vain with a COPY sent along, which costs the connection: until one is committed,
     /// each beginning is waited for.
     pub(super) cautious: bool,
-    /// Refusals in a row that cost the connection.
-    pub(super) unclear_refusals: u32,
 }
 
 impl PostgresWriter {
@@ -81,7 +79,6 @@ impl PostgresWriter {
             staged: BTreeMap::new(),
             last: ConnectionId(0),
             cautious: false,
-            unclear_refusals: 0,
         })
     }
 

@@ -83,8 +83,9 @@ async fn a_code_of_a_triggers_own_is_about_the_row() {
     assert_eq!(reason, "refused by the database: refused (SQLSTATE HL007)");
 }
 
+/// Refused before the first row, the answers of a COPY are out of step: that may cost connections, and never rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_refuses_everything_before_the_first_row_ends_the_job() {
+async fn a_table_that_refuses_before_the_first_row_makes_dead_letters() {
     let database = Database::create().await;
     let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
     database
@@ -94,10 +95,14 @@ async fn a_table_that_refuses_everything_before_the_first_row_ends_the_job() {
              create trigger closed before insert on kv for each statement execute function closed()",
         )
         .await;
-    for _ in 0..10 {
+    for _ in 0..5 {
         match writer.transact(vec![numbers(0..3, Change::Insert)]).await {
-            Ok(Outcome::Failed { reason }) => {
-                assert!(reason.contains("refused by a trigger (SQLSTATE P0001)"), "{reason}");
+            Ok(Outcome::Committed) => {
+                assert_eq!(database.text("select count(*) from kv").await, "0");
+                assert_eq!(
+                    database.text("select count(*), min(reason) = max(reason) from pulso.dead_letters").await,
+                    "3|t"
+                );
                 return;
             }
             Ok(other) => panic!("{other:?}"),
