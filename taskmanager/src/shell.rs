@@ -19,7 +19,7 @@ use crate::figures::Figures;
 use crate::memory::Budget;
 use crate::session::{FromJobManager, Session};
 use crate::source::SourceTask;
-use crate::state::{Parts, SnapshotStorage, StateTask, Work};
+use crate::state::{Parts, SnapshotStorage, StateTask, Thread, Work};
 use crate::target::{Order, TargetTask};
 
 /// Events of the worker, with what rows are in this process.
@@ -80,6 +80,8 @@ pub(crate) struct Shell {
     figures: Figures,
     worker: Worker<Payload, TargetRows>,
     jobs: BTreeMap<JobId, Runtime>,
+    /// Of state tasks, also of those that are told to end.
+    threads: Vec<Thread>,
     started: std::time::Instant,
     /// Set once the process was told to end.
     drain: Option<Drain>,
@@ -114,6 +116,7 @@ impl Shell {
             figures,
             worker: Worker::new(me, settings),
             jobs: BTreeMap::new(),
+            threads: Vec::new(),
             started: std::time::Instant::now(),
             drain: None,
         }
@@ -136,7 +139,7 @@ impl Shell {
                 _ = tick.tick() => {
                     self.handle(Event::Tick);
                     if self.has_drained() {
-                        return;
+                        break;
                     }
                 }
                 () = shutdown.cancelled(), if self.drain.is_none() => {
@@ -146,6 +149,18 @@ impl Shell {
                     self.drain = Some(Drain { until, given_up: self.session.given_up() });
                 }
             }
+        }
+        self.end(events).await;
+    }
+
+    /// Waits until no thread is inside of RocksDB any more.
+    async fn end(mut self, events: mpsc::Receiver<Event>) {
+        self.jobs.clear();
+        // A thread that tells something finds nobody, instead of waiting for a place in the queue.
+        drop(events);
+        let joined = tokio::task::spawn_blocking(move || self.threads.into_iter().for_each(|t| drop(t.join())));
+        if tokio::time::timeout(DRAIN, joined).await.is_err() {
+            tracing::warn!("a task did not end in time");
         }
     }
 
@@ -228,8 +243,10 @@ impl Shell {
             events: self.events.clone(),
             figures: self.figures.clone(),
         };
-        let state =
+        let (state, thread) =
             StateTask::start(stage, &spec, parts).map_err(|e| retry(format!("starting the state task: {e}")))?;
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.push(thread);
         let targets = (0..definition.targets.len())
             .filter_map(|index| u16::try_from(index).ok())
             .map(|index| {

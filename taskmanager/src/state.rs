@@ -95,6 +95,9 @@ pub(crate) struct StateTask {
     queue: Sender<Work>,
 }
 
+/// A thread of a task. The process must not end before it: it may be inside of RocksDB.
+pub(crate) type Thread = std::thread::JoinHandle<()>;
+
 /// What a state task works with.
 pub(crate) struct Parts {
     pub(crate) job: JobId,
@@ -111,15 +114,15 @@ impl StateTask {
         stage: KeyedStage,
         spec: &JobSpec,
         Parts { job, folder, storage, budget, events, figures }: Parts,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(Self, Thread)> {
         std::fs::create_dir_all(&folder)?;
         let (queue, work) = channel();
         let runtime = tokio::runtime::Handle::current();
         let restores = Arc::new(Semaphore::new(RESTORES));
         let place = Place { job, folder, storage, budget, events, figures, restores, queue: queue.clone(), runtime };
         let task = Task::new(place, stage, spec);
-        std::thread::Builder::new().name("state".into()).spawn(move || task.run(&work))?;
-        Ok(Self { queue })
+        let thread = std::thread::Builder::new().name("state".into()).spawn(move || task.run(&work))?;
+        Ok((Self { queue }, thread))
     }
 
     pub(crate) fn work(&self, work: Work) {
