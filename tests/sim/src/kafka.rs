@@ -1,6 +1,7 @@
 //! Model of Kafka: splits whose records keep their position for ever, with gaps as transaction markers leave them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use pulso_core::ids::{EventTime, Instant, Position, SplitId};
 use pulso_core::key_group;
@@ -31,7 +32,7 @@ impl Kafka {
 
     /// Appends one record to a split drawn at random. Few keys and values, so that duplicates, corrections and superseded
     /// records all come about; any split, so that the copies of a key meet only by their key group.
-    pub(crate) fn produce(&mut self, now: Instant, keys: u64, chance: &mut Chance) {
+    pub(crate) fn produce(&mut self, now: Instant, keys: Range<u64>, chance: &mut Chance) {
         let splits: Vec<SplitId> = self.splits.keys().copied().collect();
         let Some(&split) = chance.pick(&splits) else { return };
         let start = self.start.get(&split).map_or(0, |p| p.0);
@@ -40,7 +41,7 @@ impl Kafka {
         let position = records.last().map_or(start, |r| r.position.0 + 1) + i64::try_from(gap).unwrap_or(0);
         let millis = now.0 / 1000;
         let timestamp_ms = i64::try_from(millis.saturating_sub(chance.below(300))).unwrap_or(0);
-        let key = chance.below(keys);
+        let key = chance.between(keys);
         let value = if chance.per_mille(20) {
             vec![0xFF]
         } else {

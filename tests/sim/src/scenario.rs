@@ -10,8 +10,9 @@ pub(crate) struct Scenario {
     pub(crate) splits: u32,
     pub(crate) key_groups: u16,
     pub(crate) keys: u64,
-    /// After this long all records are of one key, so that most key groups are idle for good.
+    /// After this long all records are of one key, and so long before it is another: most key groups are idle.
     pub(crate) narrow_after: u64,
+    pub(crate) narrow_for: u64,
     /// Records at once, at most, plus one.
     pub(crate) burst: u64,
     /// Microseconds, like all times here.
@@ -42,6 +43,7 @@ impl Scenario {
             key_groups: *chance.pick(&[2, 4, 8]).unwrap_or(&4),
             keys: 20 + chance.below(200),
             narrow_after: if chance.per_mille(300) { chance.between(500_000..3_000_000) } else { u64::MAX },
+            narrow_for: chance.between(300_000..2_000_000),
             burst: 1 + chance.below(6),
             produce_every: chance.between(2_000..20_000),
             first_fault: chance.between(100_000..1_500_000),

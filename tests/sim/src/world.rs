@@ -260,9 +260,11 @@ impl World {
             return;
         }
         let narrow = self.schedule.now().0 - self.started.0 > self.scenario.narrow_after;
-        let keys = if narrow { 1 } else { self.scenario.keys };
+        // One key at a time.
+        let turn = self.schedule.now().0 / self.scenario.narrow_for % self.scenario.keys;
+        let keys = if narrow { turn..turn + 1 } else { 0..self.scenario.keys };
         for _ in 0..=self.chance.below(self.scenario.burst) {
-            self.kafka.produce(self.schedule.now(), keys, &mut self.chance);
+            self.kafka.produce(self.schedule.now(), keys.clone(), &mut self.chance);
         }
         // Now and then a pause, so that splits and key groups go idle.
         let pause = if self.chance.per_mille(15) { 600_000 } else { self.scenario.produce_every };

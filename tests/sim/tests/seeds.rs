@@ -31,22 +31,15 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-fn caught(mistake: Mistake, within: u64) {
-    let found = (0..within).find(|seed| run(*seed, Some(mistake), false).violation.is_some());
-    assert!(found.is_some(), "{} was not noticed in {within} seeds", mistake.name());
-}
-
+/// Each mistake is noticed in some seed, or the model or its checks lack something. They are rare to very different
+/// degrees; should a change of the protocol make one rarer, more seeds may be needed.
 #[test]
-fn commit_on_processing_is_noticed() {
-    caught(Mistake::CommitOnProcessing, 5);
-}
-
-#[test]
-fn a_guard_behind_the_rows_is_noticed() {
-    caught(Mistake::GuardBehindRows, 1_000);
-}
-
-#[test]
-fn one_mute_level_for_all_targets_is_noticed() {
-    caught(Mistake::OneMuteLevel, 60);
+fn every_mistake_is_noticed() {
+    const SEEDS: u64 = 1_000;
+    let missed: Vec<&str> = Mistake::ALL
+        .into_iter()
+        .filter(|mistake| !(0..SEEDS).any(|seed| run(seed, Some(*mistake), false).violation.is_some()))
+        .map(Mistake::name)
+        .collect();
+    assert!(missed.is_empty(), "not noticed in {SEEDS} seeds: {missed:?}");
 }
