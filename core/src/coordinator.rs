@@ -170,8 +170,9 @@ pub struct Settings {
     pub checkpoint_timeout: Duration,
     /// Completed checkpoints kept, besides pinned ones.
     pub retained: usize,
-    /// Sealed epochs that a recovery may have to replay: no more are opened until a checkpoint has been taken.
-    pub most_cuts: usize,
+    /// Sealed epochs that a recovery may have to replay: no more are opened until a checkpoint has been taken. One is due
+    /// at half of them.
+    pub most_epochs: u64,
     /// Between an attempt that failed and the next one; doubles up to 32 times this.
     pub retry_backoff: Duration,
     #[doc(hidden)]
@@ -190,7 +191,7 @@ impl Default for Settings {
             checkpoint_records: 500_000,
             checkpoint_timeout: Duration::from_secs(60),
             retained: 3,
-            most_cuts: 50_000,
+            most_epochs: 50_000,
             retry_backoff: Duration::from_millis(50),
             mistake: Mistake::None,
         }

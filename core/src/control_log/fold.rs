@@ -137,6 +137,13 @@ impl JobState {
         self.cuts.first_key_value().expect("Cut(0) comes with the job, and the newest cut is never pruned").1
     }
 
+    /// Sealed epochs behind the newest checkpoint.
+    #[must_use]
+    pub fn behind_checkpoint(&self) -> u64 {
+        let checkpoint = self.checkpoints.last().map(|c| c.manifest.epoch).unwrap_or_default();
+        self.newest_cut().epoch.0.saturating_sub(checkpoint.0)
+    }
+
     /// True for a split that has a place in the newest cut or waits for the next one.
     #[must_use]
     pub fn knows(&self, split: crate::ids::SplitId) -> bool {

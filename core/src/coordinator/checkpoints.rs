@@ -80,7 +80,8 @@ impl Job {
         let read: u64 = state.read.values().sum();
         let wanted = !self.calls.savepoints.is_empty() || running.moving.is_some() || is_final(state);
         let due = now.since(self.schedule.began) >= cx.settings.checkpoint_interval
-            || read.saturating_sub(self.schedule.read) >= cx.settings.checkpoint_records;
+            || read.saturating_sub(self.schedule.read) >= cx.settings.checkpoint_records
+            || state.behind_checkpoint() >= cx.settings.most_epochs / 2;
         if !(wanted || due) {
             return;
         }

@@ -155,7 +155,7 @@ impl Epochs {
         }
         let newest = state.newest_cut();
         let epoch = newest.epoch.next();
-        if epoch.0 > self.committed(state).0 + settings.window || state.cuts.len() >= settings.most_cuts {
+        if epoch.0 > self.committed(state).0 + settings.window || state.behind_checkpoint() >= settings.most_epochs {
             self.blocked.get_or_insert(now.instant);
             return None;
         }

@@ -106,13 +106,13 @@ pub struct AttemptView {
 impl Coordinator {
     #[must_use]
     pub fn view(&self) -> ClusterView {
-        let most = self.context.settings.most_cuts;
+        let most = self.context.settings.most_epochs;
         let job = |job: &Job| view(job, self.context.journal.job(job.id), self.context.members.nobody_stays(), most);
         ClusterView { members: self.context.members.view(), jobs: self.jobs.values().map(job).collect() }
     }
 }
 
-fn view(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> JobView {
+fn view(job: &Job, state: &JobState, alone: bool, most: u64) -> JobView {
     let newest = state.newest_cut();
     let deployed = job.phase.deployed();
     let owners = deployed.map(|deployed| &deployed.plan);
@@ -133,7 +133,7 @@ fn view(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> JobView {
         name: state.definition.name.clone(),
         status: state.status.clone(),
         phase: job.phase.view(),
-        reason: reason(job, state, alone, most_cuts),
+        reason: reason(job, state, alone, most),
         attempt: state.attempt,
         epochs: EpochsView {
             open: deployed.and_then(|deployed| deployed.epochs.open()),
@@ -152,13 +152,13 @@ fn view(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> JobView {
     }
 }
 
-fn reason(job: &Job, state: &JobState, alone: bool, most_cuts: usize) -> Option<String> {
+fn reason(job: &Job, state: &JobState, alone: bool, most: u64) -> Option<String> {
     match (&state.status, &job.phase) {
         (JobStatus::Failed { reason }, _) => Some(reason.clone()),
         (_, Phase::Waiting(waiting)) if alone => Some(format!("{}; waits for a TaskManager", waiting.reason)),
         (_, Phase::Waiting(waiting)) => Some(waiting.reason.clone()),
-        (_, Phase::Running(_)) if state.cuts.len() >= most_cuts => Some(format!(
-            "no checkpoint was taken in the last {most_cuts} epochs: reading goes on after the next one, so that \
+        (_, Phase::Running(_)) if state.behind_checkpoint() >= most => Some(format!(
+            "no checkpoint was taken in the last {most} epochs: reading goes on after the next one, so that \
              a recovery stays possible"
         )),
         _ => None,

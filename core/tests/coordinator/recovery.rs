@@ -313,3 +313,22 @@ fn attempts_go_out_only_once_they_are_durable() {
     }
     assert_eq!(seals(&world), 1);
 }
+
+/// However long the interval, and however many cuts older checkpoints still need.
+#[test]
+fn a_recovery_never_has_too_much_to_replay() {
+    let mut world = running(1);
+    has_checkpoint(&mut world);
+    world.settings.checkpoint_interval = std::time::Duration::from_secs(3_600);
+    world.settings.most_epochs = 20;
+    world.task_managers[0].checkpoints = false;
+    world.restart(true);
+    world.until("it waits", |w| w.job(1).reason.is_some_and(|reason| reason.contains("no checkpoint")));
+    let sealed = world.job(1).epochs.sealed;
+    world.run(5_000);
+    assert_eq!(world.job(1).epochs.sealed, sealed);
+    world.task_managers[0].checkpoints = true;
+    world.settings.checkpoint_timeout = std::time::Duration::from_secs(1);
+    world.restart(true);
+    world.until("it goes on for long", |w| w.job(1).epochs.committed.0 > sealed.0 + 200);
+}
