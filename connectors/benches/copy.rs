@@ -179,13 +179,16 @@ fn job(url: &str) -> JobSpec {
     });
     let sink = SinkSpec {
         target: 0,
+        from: RowsFrom::Records,
         condition: None,
-        table: ("public".to_owned(), "vitals".to_owned()),
-        write: WriteMode::Upsert { key: vec![0, 1], newest_by: None },
         columns: columns.collect(),
-        one_to_one: false,
-        create: true,
-        delete_when: None,
+        to: SinkTo::Table(TableSpec {
+            name: ("public".to_owned(), "vitals".to_owned()),
+            write: WriteMode::Upsert { key: vec![0, 1], newest_by: None },
+            one_to_one: false,
+            create: true,
+            delete_when: None,
+        }),
     };
     let source = KafkaSourceSpec {
         brokers: String::new(),
@@ -209,8 +212,12 @@ fn job(url: &str) -> JobSpec {
         derive: Vec::new(),
         time: None,
         dedup: None,
+        aggregates: Vec::new(),
         sinks: vec![sink],
-        dead_letter: DeadLetterSpec { target: 0, table: ("pulso".to_owned(), "dead_letters".to_owned()) },
+        dead_letter: DeadLetterSpec {
+            target: 0,
+            to: DeadLettersTo::Table(("pulso".to_owned(), "dead_letters".to_owned())),
+        },
         panels: Vec::new(),
         routing_key: vec![0],
     }

@@ -7,7 +7,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use pulso_core::ids::KeyGroup;
 use pulso_expr::Expression;
-use pulso_job::{JobSpec, SinkSpec, SinkValue, TargetIndex, WriteMode};
+use pulso_job::{JobSpec, RowsFrom, SinkSpec, SinkTo, SinkValue, TargetIndex, WriteMode};
 
 use crate::batch::{Change, SinkRows};
 use crate::error::{DataflowError, Result};
@@ -30,7 +30,8 @@ pub(crate) enum Step {
 pub(crate) struct SinkPlan {
     index: usize,
     pub(crate) target: TargetIndex,
-    table: String,
+    /// For messages.
+    place: String,
     condition: Option<Expression>,
     delete_when: Option<Expression>,
     columns: Vec<Column>,
@@ -55,20 +56,26 @@ enum Mode {
 }
 
 impl SinkPlan {
-    pub(crate) fn all(job: &JobSpec) -> Result<Vec<Self>> {
-        job.sinks.iter().enumerate().map(|(index, sink)| Self::new(job, index, sink)).collect()
+    /// Those sinks whose feed is wanted.
+    pub(crate) fn of(job: &JobSpec, wanted: impl Fn(RowsFrom) -> bool) -> Result<Vec<Self>> {
+        let sinks = job.sinks.iter().enumerate().filter(|(_, sink)| wanted(sink.from));
+        sinks.map(|(index, sink)| Self::new(job, index, sink)).collect()
     }
 
     fn new(job: &JobSpec, index: usize, sink: &SinkSpec) -> Result<Self> {
-        let schema = job.schema();
-        let table = format!("{}.{}", sink.table.0, sink.table.1);
+        let schema = job.feed_schema(sink.from);
+        let (place, table) = match &sink.to {
+            SinkTo::Table(table) => (format!("{}.{}", table.name.0, table.name.1), Some(table)),
+            SinkTo::Topic(topic) => (format!("topic {}", topic.topic), None),
+            SinkTo::Files(_) => (format!("files of {}", job.targets.get(sink.target).map_or("", |t| &t.name)), None),
+        };
         let columns = sink.columns.iter().map(|column| match &column.value {
             SinkValue::Column(at) if schema.fields().get(*at).is_some_and(|f| *f.data_type() == column.data_type) => {
                 Ok(Column::Job(*at))
             }
-            SinkValue::Column(at) => Err(DataflowError::Invalid(format!("column {} of {table}: {at}", column.name))),
+            SinkValue::Column(at) => Err(DataflowError::Invalid(format!("column {} of {place}: {at}", column.name))),
             SinkValue::Expression(value) => {
-                let place = format!("{table}.{}", column.name);
+                let place = format!("{place}.{}", column.name);
                 let expression = compile_as(&place, &value.sql, &schema, &column.data_type)?;
                 Ok(Column::Expression(place, expression))
             }
@@ -76,23 +83,23 @@ impl SinkPlan {
         let fields: Vec<Field> =
             sink.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true)).collect();
         let optional = |sql: &Option<pulso_job::SqlExpression>, what: &str| {
-            sql.as_ref().map(|sql| compile(&format!("{table}.{what}"), &sql.sql, &schema)).transpose()
+            sql.as_ref().map(|sql| compile(&format!("{place}.{what}"), &sql.sql, &schema)).transpose()
         };
         Ok(Self {
             index,
             target: sink.target,
             condition: optional(&sink.condition, "where")?,
-            delete_when: optional(&sink.delete_when, "delete_when")?,
+            delete_when: optional(table.map_or(&None, |table| &table.delete_when), "delete_when")?,
             columns: columns.collect::<Result<_>>()?,
             schema: Arc::new(Schema::new(fields)),
-            mode: match &sink.write {
-                WriteMode::Upsert { newest_by: None, .. } => Mode::Upsert,
-                WriteMode::Upsert { newest_by: Some(_), .. } => Mode::NewestBy,
-                WriteMode::KeepFirst { .. } => Mode::KeepFirst,
-                WriteMode::Append => Mode::Append,
+            mode: match table.map(|table| &table.write) {
+                Some(WriteMode::Upsert { newest_by: None, .. }) => Mode::Upsert,
+                Some(WriteMode::Upsert { newest_by: Some(_), .. }) => Mode::NewestBy,
+                Some(WriteMode::KeepFirst { .. }) => Mode::KeepFirst,
+                Some(WriteMode::Append) | None => Mode::Append,
             },
             knows_new: knows_new(job, sink),
-            table,
+            place,
         })
     }
 
@@ -104,13 +111,13 @@ impl SinkPlan {
         let mut rows = batch.clone();
         if let Some(expression) = &self.condition {
             let (mask, failed) = condition(expression, batch)?;
-            failures.extend(failed.into_iter().map(|row| (row, format!("{}.where", self.table))));
+            failures.extend(failed.into_iter().map(|row| (row, format!("{}.where", self.place))));
             rows = filter_record_batch(batch, &mask)?;
             wanted.retain(|row| mask.value(*row));
         }
         if let Some(expression) = &self.delete_when {
             let (_, failed) = condition(expression, &rows)?;
-            failures.extend(failed.into_iter().map(|row| (wanted[row], format!("{}.delete_when", self.table))));
+            failures.extend(failed.into_iter().map(|row| (wanted[row], format!("{}.delete_when", self.place))));
         }
         for column in &self.columns {
             if let Column::Expression(place, expression) = column {
@@ -197,19 +204,29 @@ impl SinkPlan {
     fn must_hold(&self, failed: bool, what: &str) -> Result<()> {
         if failed {
             let message = "fails for a row that passed at the source".to_owned();
-            return Err(DataflowError::Expression { place: format!("{}.{what}", self.table), message });
+            return Err(DataflowError::Expression { place: format!("{}.{what}", self.place), message });
         }
         Ok(())
     }
 }
 
-/// True where a new dedup key is a new key of the sink: it holds all columns of the dedup key, or its author promises it.
+/// True where a new row of the feed is a new key of the sink: the key holds all that tells rows of the feed apart, or its
+/// author promises it.
 fn knows_new(job: &JobSpec, sink: &SinkSpec) -> bool {
-    let Some(dedup) = &job.dedup else { return false };
+    let SinkTo::Table(table) = &sink.to else { return false };
     let in_key = |column: usize| {
-        sink.write.key().iter().any(|key| sink.columns.get(*key).is_some_and(|c| c.value == SinkValue::Column(column)))
+        table.write.key().iter().any(|key| sink.columns.get(*key).is_some_and(|c| c.value == SinkValue::Column(column)))
     };
-    sink.one_to_one || dedup.key.iter().all(|column| in_key(*column))
+    match sink.from {
+        RowsFrom::Records => {
+            job.dedup.as_ref().is_some_and(|dedup| table.one_to_one || dedup.key.iter().all(|column| in_key(*column)))
+        }
+        RowsFrom::Aggregate(index) => {
+            let aggregate = job.aggregates.get(index);
+            aggregate.is_some_and(|a| table.one_to_one || (0..=a.window_start()).all(in_key))
+        }
+        RowsFrom::Late => false,
+    }
 }
 
 type Selected = (RecordBatch, Vec<Change>, Vec<KeyGroup>);

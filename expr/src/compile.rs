@@ -34,31 +34,51 @@ const MAX_NESTING: usize = 40;
 const COMPILE_STACK: usize = 32 * 1024 * 1024;
 
 pub(crate) fn compile(sql: &str, schema: &SchemaRef) -> Result<Inner, ExpressionError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("compile-expression".into()).stack_size(COMPILE_STACK);
-        let handle = thread
-            .spawn_scoped(scope, || compile_here(sql, schema))
-            .map_err(|_| ExpressionError::new(ExpressionErrorKind::Refused, "no memory to compile the expression"))?;
-        handle.join().unwrap_or_else(|_| {
-            Err(ExpressionError::new(ExpressionErrorKind::Refused, "the SQL library cannot handle this expression"))
-        })
+    on_large_stack(|| {
+        let text = SqlText::read(sql)?;
+        let df_schema = bound_to(schema)?;
+        let logical = text.plan(text.parse()?, &df_schema)?;
+        refuse_unsuitable(&logical, &text)?;
+        let logical = coerce(logical, &df_schema)?;
+        finish(sql, to_column_type(logical, &df_schema)?, schema, &df_schema)
     })
 }
 
-fn compile_here(sql: &str, schema: &SchemaRef) -> Result<Inner, ExpressionError> {
-    let text = SqlText::read(sql)?;
-    let ast = text.parse()?;
-    let df_schema = DFSchema::try_from(schema.clone()).map_err(|error| type_error(&error)).map(DFSchemaRef::new)?;
-    let logical = text.plan(ast, &df_schema)?;
-    refuse_unsuitable(&logical, &text)?;
-    let simplify =
-        SimplifyContext::builder().with_schema(df_schema.clone()).with_config_options(CONFIG.clone()).build();
-    let simplifier = ExprSimplifier::new(simplify);
-    let logical = simplifier.coerce(logical, &df_schema).map_err(|error| type_error(&error))?;
-    let logical = to_column_type(logical, &df_schema)?;
-    let logical = simplifier.simplify(logical).map_err(|error| type_error(&error))?;
+pub(crate) fn on_large_stack<T: Send, E: Send + From<ExpressionError>>(
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    let refused = |message: &str| E::from(ExpressionError::new(ExpressionErrorKind::Refused, message));
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("compile-expression".into()).stack_size(COMPILE_STACK);
+        let handle = thread.spawn_scoped(scope, work).map_err(|_| refused("no memory to compile the expression"))?;
+        handle.join().unwrap_or_else(|_| Err(refused("the SQL library cannot handle this expression")))
+    })
+}
+
+pub(crate) fn bound_to(schema: &SchemaRef) -> Result<DFSchemaRef, ExpressionError> {
+    DFSchema::try_from(schema.clone()).map_err(|error| type_error(&error)).map(DFSchemaRef::new)
+}
+
+fn simplifier(schema: &DFSchemaRef) -> ExprSimplifier {
+    ExprSimplifier::new(
+        SimplifyContext::builder().with_schema(schema.clone()).with_config_options(CONFIG.clone()).build(),
+    )
+}
+
+pub(crate) fn coerce(logical: Expr, schema: &DFSchemaRef) -> Result<Expr, ExpressionError> {
+    simplifier(schema).coerce(logical, schema).map_err(|error| type_error(&error))
+}
+
+/// A coerced expression, ready to be evaluated.
+pub(crate) fn finish(
+    sql: &str,
+    logical: Expr,
+    schema: &SchemaRef,
+    df_schema: &DFSchemaRef,
+) -> Result<Inner, ExpressionError> {
+    let logical = simplifier(df_schema).simplify(logical).map_err(|error| type_error(&error))?;
     let physical =
-        create_physical_expr(&logical, &df_schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        create_physical_expr(&logical, df_schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
             .map_err(|error| type_error(&error))?;
     let physical = fail_on_overflow(physical)?;
     let data_type = physical.data_type(schema).map_err(|error| type_error(&error))?;
@@ -81,13 +101,13 @@ fn fail_on_overflow(physical: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalE
 }
 
 /// The text with its tokens, to find again in it what an error names.
-struct SqlText<'a> {
+pub(crate) struct SqlText<'a> {
     sql: &'a str,
     tokens: Vec<TokenWithSpan>,
 }
 
 impl<'a> SqlText<'a> {
-    fn read(sql: &'a str) -> Result<Self, ExpressionError> {
+    pub(crate) fn read(sql: &'a str) -> Result<Self, ExpressionError> {
         if sql.trim().is_empty() {
             return Err(ExpressionError::new(ExpressionErrorKind::Syntax, "the expression is empty"));
         }
@@ -131,7 +151,7 @@ impl<'a> SqlText<'a> {
         Ok(())
     }
 
-    fn parse(&self) -> Result<SqlExpr, ExpressionError> {
+    pub(crate) fn parse(&self) -> Result<SqlExpr, ExpressionError> {
         let syntax = |error: &DataFusionError| self.syntax_error(error);
         let mut parser = DFParserBuilder::new(self.sql).build().map_err(|error| syntax(&error))?;
         let parsed = parser.parse_into_expr().map_err(|error| syntax(&error))?;
@@ -145,7 +165,7 @@ impl<'a> SqlText<'a> {
         }
     }
 
-    fn plan(&self, ast: SqlExpr, schema: &DFSchema) -> Result<Expr, ExpressionError> {
+    pub(crate) fn plan(&self, ast: SqlExpr, schema: &DFSchema) -> Result<Expr, ExpressionError> {
         let functions = Functions::default();
         let planned = SqlToRel::new(&functions).sql_to_expr(ast, schema, &mut PlannerContext::new());
         planned.map_err(|error| {
@@ -197,7 +217,7 @@ impl<'a> SqlText<'a> {
     }
 
     /// The first place of a column or function of this name.
-    fn word(&self, name: &str) -> Option<(usize, usize)> {
+    pub(crate) fn word(&self, name: &str) -> Option<(usize, usize)> {
         let found = self.tokens.iter().find(|token| match &token.token {
             Token::Word(word) => word.value.eq_ignore_ascii_case(name),
             _ => false,
@@ -255,7 +275,7 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<Strin
 }
 
 /// Valid SQL whose result would depend on more than the record.
-fn refuse_unsuitable(expr: &Expr, text: &SqlText<'_>) -> Result<(), ExpressionError> {
+pub(crate) fn refuse_unsuitable(expr: &Expr, text: &SqlText<'_>) -> Result<(), ExpressionError> {
     let mut refused = None;
     let walked = expr.apply(|node| {
         refused = unsuitable(node, text);
@@ -298,7 +318,7 @@ fn unsuitable(node: &Expr, text: &SqlText<'_>) -> Option<ExpressionError> {
 }
 
 /// Casts the result to the type of column that holds it.
-fn to_column_type(expr: Expr, schema: &DFSchema) -> Result<Expr, ExpressionError> {
+pub(crate) fn to_column_type(expr: Expr, schema: &DFSchema) -> Result<Expr, ExpressionError> {
     let data_type = expr.get_type(schema).map_err(|error| type_error(&error))?;
     match column_type(&data_type) {
         Some(column) if column == data_type => Ok(expr),
@@ -338,6 +358,6 @@ fn column_type(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-fn type_error(error: &DataFusionError) -> ExpressionError {
+pub(crate) fn type_error(error: &DataFusionError) -> ExpressionError {
     ExpressionError::new(ExpressionErrorKind::Type, planner_message(error))
 }

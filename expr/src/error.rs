@@ -71,6 +71,11 @@ impl ExpressionError {
         self.suggestion.as_deref()
     }
 
+    /// A mistake of the caller.
+    pub(crate) fn internal(message: &str) -> Self {
+        Self::new(ExpressionErrorKind::Evaluation, message)
+    }
+
     /// An error of evaluation. Arrow and DataFusion quote the value they stumbled over, so only its class is told.
     pub(crate) fn evaluation(error: &DataFusionError) -> Self {
         Self::new(ExpressionErrorKind::Evaluation, evaluation_message(root(error)))

@@ -33,7 +33,15 @@ impl Expression {
     /// Refused: volatile and stable functions (`random`, `now`), subqueries, aggregates, window functions, parameters,
     /// unknown columns and functions, results that no column can hold, and texts too long or deep to be meant.
     pub fn compile(sql: &str, schema: &SchemaRef) -> Result<Self, ExpressionError> {
-        compile(sql, schema).map(|inner| Self { inner: Arc::new(inner) })
+        compile(sql, schema).map(Self::new)
+    }
+
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn physical(&self) -> &Arc<dyn PhysicalExpr> {
+        &self.inner.physical
     }
 
     pub fn sql(&self) -> &str {

@@ -12,6 +12,7 @@ use datafusion_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, Vola
 use datafusion_functions::core::planner::CoreFunctionPlanner;
 use datafusion_functions::datetime::planner::DatetimeFunctionPlanner;
 use datafusion_functions::unicode::planner::UnicodeFunctionPlanner;
+use datafusion_functions_aggregate::planner::AggregateFunctionPlanner;
 
 /// Results that no table column can hold, or answers about the engine instead of the record.
 const LEFT_OUT: [&str; 14] = [
@@ -72,6 +73,7 @@ impl Catalog {
             Arc::new(CoreFunctionPlanner::default()),
             Arc::new(UnicodeFunctionPlanner),
             Arc::new(DatetimeFunctionPlanner),
+            Arc::new(AggregateFunctionPlanner),
         ];
         Self { scalar, aggregate, planners }
     }

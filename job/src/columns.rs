@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::spec::{ColumnIndex, FieldSpec, FieldType, JobSpec, SinkColumn, SinkValue, WriteMode};
+use crate::spec::{
+    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo,
+    SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WriteMode,
+};
 
 impl FieldType {
     pub fn data_type(&self) -> DataType {
@@ -50,17 +53,82 @@ impl JobSpec {
         Arc::new(Schema::new(self.fields.iter().map(FieldSpec::arrow).collect::<Vec<_>>()))
     }
 
-    /// The type of a sink's column in a table that Pulso creates.
-    pub fn column_postgres_type(&self, column: &SinkColumn) -> String {
-        let field = match column.value {
-            SinkValue::Column(index) => self.fields.get(index),
-            SinkValue::Expression(_) => None,
-        };
-        match field.map(|field| &field.kind) {
-            // Arrow does not tell JSON text from text.
-            Some(FieldType::Json) => "jsonb".to_owned(),
-            _ => postgres_type(&column.data_type),
+    /// What a sink's columns and conditions are bound to.
+    pub fn feed_schema(&self, from: RowsFrom) -> SchemaRef {
+        match from {
+            RowsFrom::Records | RowsFrom::Late => self.schema(),
+            RowsFrom::Aggregate(index) => match self.aggregates.get(index) {
+                Some(aggregate) => aggregate.result(&self.schema()),
+                None => Arc::new(Schema::empty()),
+            },
         }
+    }
+
+    /// The tables of a database target, in file order.
+    pub fn tables(&self, target: TargetIndex) -> impl Iterator<Item = TableSink<'_>> {
+        self.sinks.iter().enumerate().filter(move |(_, sink)| sink.target == target).filter_map(|(index, sink)| {
+            match &sink.to {
+                SinkTo::Table(table) => Some(TableSink { index, sink, table }),
+                SinkTo::Topic(_) | SinkTo::Files(_) => None,
+            }
+        })
+    }
+
+    /// A record may replace another one of its key.
+    pub fn corrects(&self) -> bool {
+        self.dedup.as_ref().is_some_and(|dedup| dedup.changed == OnChanged::Update)
+    }
+
+    /// A record may delete the one of its key.
+    pub fn deletes(&self) -> bool {
+        let SourceSpec::Kafka(source) = &self.source;
+        source.tombstone_key.is_some()
+    }
+
+    /// True for a sink that only appends while rows can be corrected or deleted: `pulso_change` tells which is which.
+    pub fn is_marked(&self, sink: &SinkSpec) -> bool {
+        let appends = match &sink.to {
+            SinkTo::Table(table) => table.write == WriteMode::Append,
+            SinkTo::Topic(_) | SinkTo::Files(_) => true,
+        };
+        let changes = match sink.from {
+            RowsFrom::Records => self.corrects() || self.deletes(),
+            RowsFrom::Late => false,
+            RowsFrom::Aggregate(index) => self.aggregates.get(index).is_some_and(|a| a.emit == Emit::Change),
+        };
+        appends && changes
+    }
+
+    /// The type of a sink's column in a table that Pulso creates.
+    pub fn column_postgres_type(&self, sink: &SinkSpec, column: &SinkColumn) -> String {
+        if self.is_json(sink, column) { "jsonb".to_owned() } else { postgres_type(&column.data_type) }
+    }
+
+    /// Arrow does not tell JSON text from text.
+    pub fn is_json(&self, sink: &SinkSpec, column: &SinkColumn) -> bool {
+        let SinkValue::Column(index) = column.value else { return false };
+        let index = match sink.from {
+            RowsFrom::Records | RowsFrom::Late => Some(&index),
+            RowsFrom::Aggregate(aggregate) => self.aggregates.get(aggregate).and_then(|a| a.group_by.get(index)),
+        };
+        index.and_then(|index| self.fields.get(*index)).is_some_and(|field| field.kind == FieldType::Json)
+    }
+}
+
+impl AggregateSpec {
+    /// Columns of the result: `group_by`, `window_start`, `window_end`, then the aggregate's own. `job`: [`JobSpec::schema`].
+    pub fn result(&self, job: &Schema) -> SchemaRef {
+        let time = FieldType::Timestamp(TimestampText::Epoch { per_second: 1 }).data_type();
+        let grouped =
+            self.group_by.iter().filter_map(|column| job.fields().get(*column)).map(|field| (**field).clone());
+        let window = ["window_start", "window_end"].map(|name| Field::new(name, time.clone(), false));
+        let own = self.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), column.nullable));
+        Arc::new(Schema::new(grouped.chain(window).chain(own).collect::<Vec<_>>()))
+    }
+
+    /// Place of `window_start` in the result.
+    pub fn window_start(&self) -> usize {
+        self.group_by.len()
     }
 }
 

@@ -23,6 +23,8 @@ pub struct JobSpec {
     pub derive: Vec<DeriveSpec>,
     pub time: Option<TimeSpec>,
     pub dedup: Option<DedupSpec>,
+    /// In file order; [`RowsFrom::Aggregate`] points in here.
+    pub aggregates: Vec<AggregateSpec>,
     /// In file order; the sinks of one target are written in this order.
     pub sinks: Vec<SinkSpec>,
     pub dead_letter: DeadLetterSpec,
@@ -89,6 +91,12 @@ pub enum TargetKind {
         url: SecretString,
         /// Share of refused rows (0 to 1) at which the job pauses.
         max_refused: f64,
+    },
+    Kafka {
+        /// `host:port[,host:port]`
+        brokers: String,
+        /// Further librdkafka properties from `tls` and `sasl`.
+        security: Vec<(String, SecretString)>,
     },
 }
 
@@ -191,19 +199,110 @@ pub enum OnChanged {
     Drop,
 }
 
+/// An aggregate over event-time windows. Its result has the columns of `group_by`, `window_start`, `window_end`, and
+/// `columns`: see [`AggregateSpec::result`].
+#[derive(Debug, Clone)]
+pub struct AggregateSpec {
+    pub name: String,
+    /// Rows for which this is true are counted in.
+    pub condition: Option<SqlExpression>,
+    pub group_by: Vec<ColumnIndex>,
+    pub window: WindowSpec,
+    pub emit: Emit,
+    pub columns: Vec<AggregateColumn>,
+    /// The columns of `group_by` do not hold the routing key: the aggregate has an exchange of its own.
+    pub own_stage: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowSpec {
+    /// Windows of `size` begin every `slide`, aligned with 1970-01-01T00:00Z; equal for tumbling windows.
+    Sliding { size: Duration, slide: Duration },
+    /// A window ends where no row of the group follows for `gap`.
+    Session { gap: Duration },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// A row as soon as it changes.
+    Change,
+    /// One row, when the watermark passes the window's end and the lateness.
+    Close,
+}
+
+/// A column of an aggregate's result.
+#[derive(Debug, Clone)]
+pub struct AggregateColumn {
+    pub name: String,
+    /// An expression with aggregate functions.
+    pub value: SqlExpression,
+    pub data_type: arrow::datatypes::DataType,
+    pub nullable: bool,
+}
+
+/// Which rows a sink is fed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsFrom {
+    Records,
+    /// Index into [`JobSpec::aggregates`].
+    Aggregate(usize),
+    /// Records that came too late for all windows of an aggregate.
+    Late,
+}
+
 #[derive(Debug, Clone)]
 pub struct SinkSpec {
     pub target: TargetIndex,
+    pub from: RowsFrom,
     /// Rows for which this is true.
     pub condition: Option<SqlExpression>,
-    /// Schema-qualified table, each part unquoted.
-    pub table: (String, String),
-    pub write: WriteMode,
-    /// Column of the table and where its value comes from, in file order.
+    /// Column of the table (or message, or line) and where its value comes from, in file order.
     pub columns: Vec<SinkColumn>,
+    pub to: SinkTo,
+}
+
+/// What the rows of a sink become; which one it is follows from the target's kind.
+#[derive(Debug, Clone)]
+pub enum SinkTo {
+    /// Of a database.
+    Table(TableSpec),
+    /// Of a Kafka cluster.
+    Topic(TopicSpec),
+    /// Files in the target's folder.
+    Files(FileFormat),
+}
+
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// Schema-qualified, each part unquoted; the schema is empty for MySQL's database of the URL.
+    pub name: (String, String),
+    pub write: WriteMode,
     pub one_to_one: bool,
     pub create: bool,
     pub delete_when: Option<SqlExpression>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TopicSpec {
+    pub topic: String,
+    /// Indexes into [`SinkSpec::columns`]; empty: messages have no key.
+    pub record_key: Vec<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    Jsonl,
+    Csv,
+    Parquet,
+}
+
+/// A table that a database target writes, with what feeds it.
+#[derive(Debug, Clone, Copy)]
+pub struct TableSink<'a> {
+    /// Index into [`JobSpec::sinks`].
+    pub index: usize,
+    pub sink: &'a SinkSpec,
+    pub table: &'a TableSpec,
 }
 
 #[derive(Debug, Clone)]
@@ -216,7 +315,8 @@ pub struct SinkColumn {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum SinkValue {
-    Column(ColumnIndex),
+    /// Index into the columns of what feeds the sink: the job's, or those of the aggregate's result.
+    Column(usize),
     Expression(SqlExpression),
 }
 
@@ -236,8 +336,16 @@ pub enum WriteMode {
 #[derive(Debug, Clone)]
 pub struct DeadLetterSpec {
     pub target: TargetIndex,
+    pub to: DeadLettersTo,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeadLettersTo {
     /// Schema-qualified table.
-    pub table: (String, String),
+    Table((String, String)),
+    Topic(String),
+    /// JSON lines in the target's folder.
+    Files,
 }
 
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pulso_core::ids::{Attempt, KeyGroupId};
-use pulso_job::spec::{JobSpec, SinkSpec, WriteMode};
+use pulso_job::spec::{DeadLettersTo, JobSpec, TableSink};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::Connection;
@@ -48,7 +48,7 @@ pub(crate) async fn create(
     connection: &Connection,
     ledger: &Ledger,
     spec: &JobSpec,
-    sinks: &[(usize, &SinkSpec)],
+    sinks: &[TableSink<'_>],
     key_groups: &BTreeSet<KeyGroupId>,
 ) -> Result<(), Failure> {
     connection.run(&format!("BEGIN; {ALONE}")).await?;
@@ -66,7 +66,7 @@ async fn create_in_transaction(
     connection: &Connection,
     ledger: &Ledger,
     spec: &JobSpec,
-    sinks: &[(usize, &SinkSpec)],
+    sinks: &[TableSink<'_>],
     key_groups: &BTreeSet<KeyGroupId>,
 ) -> Result<(), Failure> {
     let user = &connection.user;
@@ -84,16 +84,16 @@ async fn create_in_transaction(
             make(connection, &format!("{statement}{letters}"), &grant("pulso")).await?;
         }
     }
-    if let Some(table) = letters_table(spec, ledger)
+    if let Some((schema, table)) = letters_table(spec, ledger)
         && !exists(connection, &table).await?
     {
-        let schema = quote::identifier(&spec.dead_letter.table.0);
+        let schema = quote::identifier(schema);
         make(connection, &format!("CREATE TABLE {table}{LETTER_COLUMNS}"), &grant(&schema)).await?;
     }
-    for (_, sink) in sinks.iter().filter(|(_, sink)| sink.create) {
-        let table = quote::table(&sink.table);
-        if !exists(connection, &table).await? {
-            let schema = quote::identifier(&sink.table.0);
+    for sink in sinks.iter().filter(|sink| sink.table.create) {
+        let name = &sink.table.name;
+        if !exists(connection, &quote::table(name)).await? {
+            let schema = quote::identifier(&name.0);
             make(connection, &create_table(spec, sink), &grant(&schema)).await?;
         }
     }
@@ -102,10 +102,11 @@ async fn create_in_transaction(
 }
 
 /// The table that this job's dead letters go to, where that is in this target and not the usual one.
-fn letters_table(spec: &JobSpec, ledger: &Ledger) -> Option<String> {
+fn letters_table<'a>(spec: &'a JobSpec, ledger: &Ledger) -> Option<(&'a str, String)> {
     let target = spec.targets.get(spec.dead_letter.target)?;
-    let table = quote::table(&spec.dead_letter.table);
-    (target.name == ledger.target && table != "\"pulso\".\"dead_letters\"").then_some(table)
+    let DeadLettersTo::Table(name) = &spec.dead_letter.to else { return None };
+    let table = quote::table(name);
+    (target.name == ledger.target && table != "\"pulso\".\"dead_letters\"").then_some((name.0.as_str(), table))
 }
 
 async fn make(connection: &Connection, statement: &str, grant: &str) -> Result<(), Failure> {
@@ -119,14 +120,14 @@ async fn exists(connection: &Connection, table: &str) -> Result<bool, Failure> {
 }
 
 /// The statement that makes a sink's table.
-pub(crate) fn create_table(spec: &JobSpec, sink: &SinkSpec) -> String {
-    let key = sink.write.key();
-    let marked = is_marked(spec, sink);
+pub(crate) fn create_table(spec: &JobSpec, TableSink { sink, table, .. }: &TableSink<'_>) -> String {
+    let key = table.write.key();
+    let marked = spec.is_marked(sink);
     let columns = sink.columns.iter().enumerate().map(|(i, column)| {
         // The row of a delete has only the columns of the record's key, and an append-only table takes it too.
         let not_null = key.contains(&i) || !column.nullable && !marked;
         let tail = if not_null { " NOT NULL" } else { "" };
-        format!("{} {}{tail}", quote::identifier(&column.name), spec.column_postgres_type(column))
+        format!("{} {}{tail}", quote::identifier(&column.name), spec.column_postgres_type(sink, column))
     });
     let mut parts: Vec<String> = columns.collect();
     if marked {
@@ -136,31 +137,17 @@ pub(crate) fn create_table(spec: &JobSpec, sink: &SinkSpec) -> String {
         let names = key.iter().filter_map(|&i| sink.columns.get(i)).map(|column| column.name.as_str());
         parts.push(format!("PRIMARY KEY ({})", quote::list(names)));
     }
-    format!("CREATE TABLE {} ({})", quote::table(&sink.table), parts.join(", "))
-}
-
-/// True for a sink that only appends while its job can correct or delete: column `pulso_change` tells which is which.
-pub(crate) fn is_marked(spec: &JobSpec, sink: &SinkSpec) -> bool {
-    use pulso_job::spec::{OnChanged, SourceSpec};
-    let SourceSpec::Kafka(source) = &spec.source;
-    let corrects = spec.dedup.as_ref().is_some_and(|dedup| dedup.changed == OnChanged::Update);
-    let deletes = source.tombstone_key.is_some() || sink.delete_when.is_some();
-    sink.write == WriteMode::Append && (corrects || deletes)
+    format!("CREATE TABLE {} ({})", quote::table(&table.name), parts.join(", "))
 }
 
 /// Puts the job's name on its tables. Another job's table is refused: two histories cannot share one.
-async fn own(
-    connection: &Connection,
-    ledger: &Ledger,
-    spec: &JobSpec,
-    sinks: &[(usize, &SinkSpec)],
-) -> Result<(), Failure> {
+async fn own(connection: &Connection, ledger: &Ledger, spec: &JobSpec, sinks: &[TableSink<'_>]) -> Result<(), Failure> {
     const CLAIM: &str = "INSERT INTO pulso.owners (table_schema, table_name, job, job_name)
         VALUES ($1, $2, $3::text::uuid, $4) ON CONFLICT DO NOTHING";
     let job = ledger.job.to_string();
-    for (_, sink) in sinks {
+    for TableSink { table, .. } in sinks {
         let parameters: [(&(dyn ToSql + Sync), Type); 4] =
-            [(&sink.table.0, Type::TEXT), (&sink.table.1, Type::TEXT), (&job, Type::TEXT), (&spec.name, Type::TEXT)];
+            [(&table.name.0, Type::TEXT), (&table.name.1, Type::TEXT), (&job, Type::TEXT), (&spec.name, Type::TEXT)];
         connection.query(CLAIM, &parameters).await?;
     }
     Ok(())
@@ -170,12 +157,12 @@ async fn own(
 pub(crate) async fn check_owners(
     connection: &Connection,
     ledger: &Ledger,
-    sinks: &[(usize, &SinkSpec)],
+    sinks: &[TableSink<'_>],
 ) -> Result<(), Failure> {
     const OWNER: &str = "SELECT job::text, job_name FROM pulso.owners WHERE table_schema = $1 AND table_name = $2";
     let job = ledger.job.to_string();
-    for (_, sink) in sinks {
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&sink.table.0, Type::TEXT), (&sink.table.1, Type::TEXT)];
+    for TableSink { table, .. } in sinks {
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&table.name.0, Type::TEXT), (&table.name.1, Type::TEXT)];
         let owners = match connection.query(OWNER, &parameters).await {
             // Without the table nobody owns anything; what that means is for the ledger to say.
             Err(failure) if failure.code == UNDEFINED_TABLE => return Ok(()),
@@ -187,7 +174,7 @@ pub(crate) async fn check_owners(
                 return Err(Failure::fatal(format!(
                     "table {} belongs to job {name} ({owner}); if that job is over for good, give its tables free: \
                      DELETE FROM pulso.owners WHERE job = '{owner}';",
-                    quote::table(&sink.table)
+                    quote::table(&table.name)
                 )));
             }
         }

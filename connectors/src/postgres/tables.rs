@@ -1,11 +1,11 @@
 //! Sink tables as they are in the database, checked against the job; every complaint comes with what mends it.
 
 use arrow::datatypes::DataType;
-use pulso_job::spec::{JobSpec, SinkColumn, SinkSpec, WriteMode};
+use pulso_job::spec::{JobSpec, SinkColumn, SinkSpec, TableSink, WriteMode};
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::Connection;
-use super::create::{create_table, is_marked};
+use super::create::create_table;
 use super::encode::{self, Wire};
 use super::error::Failure;
 use super::quote;
@@ -46,15 +46,16 @@ const UNIQUE: &str = "SELECT array_agg(a.attname::text) FROM pg_index AS i
 pub(crate) async fn check(
     connection: &Connection,
     spec: &JobSpec,
-    sinks: &[(usize, &SinkSpec)],
+    sinks: &[TableSink<'_>],
 ) -> Result<Vec<Table>, Failure> {
     let mut tables = Vec::new();
     let mut wrong: Vec<String> = Vec::new();
-    for &(index, sink) in sinks {
-        match check_one(connection, spec, index, sink).await? {
+    for sink in sinks {
+        match check_one(connection, spec, sink).await? {
             Ok(table) => tables.push(table),
             Err(found) => {
-                wrong.extend(found.into_iter().map(|text| format!("table {}: {text}", quote::table(&sink.table))))
+                let name = quote::table(&sink.table.name);
+                wrong.extend(found.into_iter().map(|text| format!("table {name}: {text}")));
             }
         }
     }
@@ -64,20 +65,20 @@ pub(crate) async fn check(
 async fn check_one(
     connection: &Connection,
     spec: &JobSpec,
-    index: usize,
-    sink: &SinkSpec,
+    table: &TableSink<'_>,
 ) -> Result<Result<Table, Vec<String>>, Failure> {
-    let name = quote::table(&sink.table);
+    let (sink, write) = (table.sink, &table.table.write);
+    let name = quote::table(&table.table.name);
     let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
     let relation = connection.query(RELATION, &parameter).await.map_err(|failure| {
-        let (schema, user) = (quote::identifier(&sink.table.0), &connection.user);
+        let (schema, user) = (quote::identifier(&table.table.name.0), &connection.user);
         failure.hinted("42501", &format!("GRANT USAGE ON SCHEMA {schema} TO {user}"))
     })?;
     let Some(relation) = relation.into_iter().next() else {
         return Ok(Err(vec![format!(
             "is missing, or in a schema that {} may not use; an administrator must run: {};",
             connection.user,
-            create_table(spec, sink)
+            create_table(spec, table)
         )]));
     };
     let mut wrong = Vec::new();
@@ -94,7 +95,7 @@ async fn check_one(
         ));
     }
     let granted = [relation.try_get(2)?, relation.try_get(3)?, relation.try_get(4)?, relation.try_get(5)?];
-    check_privileges(connection, &name, sink, granted, &mut wrong);
+    check_privileges(connection, &name, write, granted, &mut wrong);
 
     // Before the columns: what is altered from here on is noticed.
     let shape = connection.simple_rows(&Table::ask_shape(&name)).await?.into_iter().flatten().collect();
@@ -110,30 +111,36 @@ async fn check_one(
             writable: row.try_get(6)?,
         });
     }
-    let marked = is_marked(spec, sink);
+    let marked = spec.is_marked(sink);
     let wires = check_columns(spec, sink, &name, &found, marked, &mut wrong);
-    if !sink.write.key().is_empty() {
+    if !write.key().is_empty() {
         let mut indexes: Vec<Vec<String>> = Vec::new();
         for row in connection.query(UNIQUE, &parameter).await? {
             indexes.push(row.try_get(0)?);
         }
-        check_key(sink, &name, &indexes, &mut wrong);
+        check_key(sink, write, &name, &indexes, &mut wrong);
     }
     if !wrong.is_empty() {
         return Ok(Err(wrong));
     }
-    let keyed = match &sink.write {
+    let keyed = match write {
         WriteMode::Upsert { newest_by: Some(column), .. } => Some(Keyed::NewestBy(*column)),
         WriteMode::Upsert { newest_by: None, .. } => Some(Keyed::Upsert),
         WriteMode::KeepFirst { .. } => Some(Keyed::KeepFirst),
         WriteMode::Append => None,
     };
     let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
-    Ok(Ok(Table { sink: index, name, columns, wires, key: sink.write.key().to_vec(), keyed, marked, shape }))
+    Ok(Ok(Table { sink: table.index, name, columns, wires, key: write.key().to_vec(), keyed, marked, shape }))
 }
 
-fn check_privileges(connection: &Connection, name: &str, sink: &SinkSpec, granted: [bool; 4], wrong: &mut Vec<String>) {
-    let needed: &[&str] = match &sink.write {
+fn check_privileges(
+    connection: &Connection,
+    name: &str,
+    write: &WriteMode,
+    granted: [bool; 4],
+    wrong: &mut Vec<String>,
+) {
+    let needed: &[&str] = match write {
         WriteMode::Append => &["INSERT"],
         WriteMode::KeepFirst { .. } => &["SELECT", "INSERT"],
         WriteMode::Upsert { newest_by: Some(_), .. } => &["SELECT", "INSERT", "UPDATE"],
@@ -158,7 +165,7 @@ fn check_columns(
     let mut wires = Vec::new();
     for column in &sink.columns {
         let quoted = quote::identifier(&column.name);
-        let wanted = spec.column_postgres_type(column);
+        let wanted = spec.column_postgres_type(sink, column);
         match found.iter().find(|f| f.name == column.name) {
             None => {
                 wrong.push(format!("has no column {quoted}; run: ALTER TABLE {name} ADD COLUMN {quoted} {wanted};"))
@@ -211,8 +218,8 @@ fn holds(column: &SinkColumn, found: &Found) -> Option<Wire> {
     Some(wire)
 }
 
-fn check_key(sink: &SinkSpec, name: &str, indexes: &[Vec<String>], wrong: &mut Vec<String>) {
-    let names = sink.write.key().iter().filter_map(|&i| sink.columns.get(i)).map(|column| column.name.as_str());
+fn check_key(sink: &SinkSpec, write: &WriteMode, name: &str, indexes: &[Vec<String>], wrong: &mut Vec<String>) {
+    let names = write.key().iter().filter_map(|&i| sink.columns.get(i)).map(|column| column.name.as_str());
     let mut key: Vec<&str> = names.collect();
     let list = quote::list(key.iter().copied());
     key.sort_unstable();

@@ -8,6 +8,7 @@ use pulso_core::ids::Epoch;
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{SinkRows, TargetRows};
+use pulso_job::spec::DeadLettersTo;
 
 use super::ahead::{Ahead, Expected};
 use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
@@ -196,7 +197,11 @@ impl PostgresWriter {
             .collect();
         let rows = of_epochs.iter().map(|rows| rows.rows_count() as u64).sum();
         let letters: Vec<&RecordBatch> = of_epochs.iter().filter_map(|rows| rows.letters.as_ref()).collect();
-        let letters_table = quote::table(&self.spec.dead_letter.table);
+        // Empty where they go to another target: then there are none.
+        let letters_table = match &self.spec.dead_letter.to {
+            DeadLettersTo::Table(table) => quote::table(table),
+            DeadLettersTo::Topic(_) | DeadLettersTo::Files => String::new(),
+        };
         let sinks = sink_writers(&self.tables, &of_epochs, mode)?;
 
         let connection = self.connection.as_mut().ok_or_else(no_connection)?;

@@ -8,7 +8,7 @@ use pulso_core::ids::{Attempt, ConnectionId, Epoch, JobId, KeyGroupId, TargetId}
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::TargetRows;
-use pulso_job::spec::{JobSpec, SinkSpec, TargetKind};
+use pulso_job::spec::{JobSpec, TableSink, TargetKind};
 
 use super::connect::{Address, Connection, application_name};
 use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY, TargetError};
@@ -61,7 +61,9 @@ impl PostgresWriter {
         let Some(found) = spec.targets.get(target) else {
             return Err(Failure::fatal(format!("the job has no target number {target}")).into());
         };
-        let TargetKind::Postgres { url, max_refused } = &found.kind;
+        let TargetKind::Postgres { url, max_refused } = &found.kind else {
+            return Err(Failure::fatal(format!("target {} is not a PostgreSQL database", found.name)).into());
+        };
         let address = Address::parse(url)?;
         let (ledger, share) = (Ledger { job, target: found.name.clone() }, RefusedShare::new(*max_refused));
         Ok(Self {
@@ -255,11 +257,11 @@ impl PostgresWriter {
         Ok(())
     }
 
-    pub(super) fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<(usize, &'a SinkSpec)> {
-        spec.sinks.iter().enumerate().filter(|(_, sink)| sink.target == self.target).collect()
+    pub(super) fn sinks<'a>(&self, spec: &'a JobSpec) -> Vec<TableSink<'a>> {
+        spec.tables(self.target).collect()
     }
 
-    pub(super) async fn check(&self, spec: &JobSpec, sinks: &[(usize, &SinkSpec)]) -> Result<Vec<Table>, Failure> {
+    pub(super) async fn check(&self, spec: &JobSpec, sinks: &[TableSink<'_>]) -> Result<Vec<Table>, Failure> {
         let connection = self.connected()?;
         create::check_owners(connection, &self.ledger, sinks).await?;
         tables::check(connection, spec, sinks).await

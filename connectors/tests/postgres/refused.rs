@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, UInt16Array, UInt32Array};
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{Change, TargetRows, letters_schema};
+use pulso_job::spec::DeadLettersTo;
 
 use crate::support::{Database, Writer, key_value, kv, upsert};
 
@@ -147,7 +148,7 @@ async fn too_many_stop_the_job_and_nothing_is_written() {
 async fn dead_letters_of_the_input_go_with_their_epoch() {
     let database = Database::create().await;
     let mut spec = key_value(&database.url, upsert());
-    spec.dead_letter.table = ("public".to_owned(), "bad vitals".to_owned());
+    spec.dead_letter.to = DeadLettersTo::Table(("public".to_owned(), "bad vitals".to_owned()));
     let mut writer = Writer::first(&spec).await;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt16Array::from(vec![0, 1])),

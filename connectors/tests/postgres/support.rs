@@ -114,13 +114,16 @@ pub(crate) fn sink(table: &str, fields: &[FieldSpec], write: WriteMode) -> SinkS
     });
     SinkSpec {
         target: 0,
+        from: RowsFrom::Records,
         condition: None,
-        table: ("public".to_owned(), table.to_owned()),
-        write,
         columns: columns.collect(),
-        one_to_one: false,
-        create: true,
-        delete_when: None,
+        to: SinkTo::Table(TableSpec {
+            name: ("public".to_owned(), table.to_owned()),
+            write,
+            one_to_one: false,
+            create: true,
+            delete_when: None,
+        }),
     }
 }
 
@@ -146,8 +149,12 @@ pub(crate) fn job(url: &str, fields: Vec<FieldSpec>, sinks: Vec<SinkSpec>) -> Jo
         derive: Vec::new(),
         time: None,
         dedup: None,
+        aggregates: Vec::new(),
         sinks,
-        dead_letter: DeadLetterSpec { target: 0, table: ("pulso".to_owned(), "dead_letters".to_owned()) },
+        dead_letter: DeadLetterSpec {
+            target: 0,
+            to: DeadLettersTo::Table(("pulso".to_owned(), "dead_letters".to_owned())),
+        },
         panels: Vec::new(),
         routing_key: vec![0],
     }

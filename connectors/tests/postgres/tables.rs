@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pulso_connectors::postgres::{PostgresWriter, TargetError};
 use pulso_core::ids::{JobId, TargetId};
 use pulso_dataflow::batch::Change;
-use pulso_job::spec::{FieldType, JobSpec, WriteMode};
+use pulso_job::spec::{FieldType, JobSpec, SinkTo, WriteMode};
 use uuid::Uuid;
 
 use crate::support::{Database, Writer, field, job, key_value, kv, sink, upsert};
@@ -56,7 +56,8 @@ async fn several_writers_may_make_the_same_things_at_once() {
 async fn a_missing_table_comes_with_its_statement() {
     let database = Database::create().await;
     let mut spec = key_value(&database.url, upsert());
-    spec.sinks[0].create = false;
+    let SinkTo::Table(table) = &mut spec.sinks[0].to else { panic!("a table") };
+    table.create = false;
     let reason = refused(&spec).await;
     let statement = reason.split_once("must run: ").unwrap().1.to_owned();
     assert_eq!(statement, "CREATE TABLE \"public\".\"kv\" (\"k\" text NOT NULL, \"v\" bigint, PRIMARY KEY (\"k\"));");

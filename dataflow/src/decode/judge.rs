@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMi
 use pulso_core::ids::{EventTime, KeyGroup, SplitId};
 use pulso_core::key_group;
 use pulso_expr::Expression;
-use pulso_job::{ColumnIndex, JobSpec};
+use pulso_job::{ColumnIndex, JobSpec, RowsFrom};
 
 use super::letters::{Letters, Records};
 use super::reason;
@@ -116,7 +116,7 @@ impl Judge {
             derives: job.derive.iter().enumerate().map(derive).collect::<Result<_>>()?,
             keys,
             routing_key: job.routing_key.clone(),
-            sinks: SinkPlan::all(job)?,
+            sinks: SinkPlan::of(job, |from| !matches!(from, RowsFrom::Aggregate(_)))?,
             rows_schema: rows_schema(&schema),
             schema: Arc::new(Schema::new(nullable.collect::<Vec<_>>())),
         })

@@ -13,7 +13,7 @@ use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use pulso_core::ids::{Epoch, EventTime, KeyGroup};
 use pulso_core::message::Counters;
-use pulso_job::{JobSpec, TargetIndex};
+use pulso_job::{JobSpec, RowsFrom, TargetIndex};
 
 use self::dedup::{CountersOf, Dedup, Part, Scratch};
 use self::rows::{Rows, gather, sorted, without};
@@ -59,7 +59,7 @@ impl KeyedStage {
         let nullable = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), true);
         Ok(Self {
             dedup: Dedup::new(&job)?,
-            sinks: SinkPlan::all(&job)?,
+            sinks: SinkPlan::of(&job, |from| from == RowsFrom::Records)?,
             dead_letter: job.dead_letter.target,
             schema: Arc::new(Schema::new(job.schema().fields().iter().map(nullable).collect::<Vec<_>>())),
         })

@@ -48,7 +48,7 @@ pub(super) fn condition(
     None
 }
 
-fn report(
+pub(super) fn report(
     reader: &mut Reader<'_>,
     entry: &Entry<'_>,
     sql: &str,

@@ -1,5 +1,6 @@
 //! A whole file: parsed, read section by section, every mistake gathered, and a [`JobSpec`] if there is none.
 
+mod aggregate;
 mod expression;
 mod field;
 mod name;
@@ -81,13 +82,6 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-/// What belongs to the next version: named, so that references to it are not mistakes of their own.
-#[derive(Default)]
-struct Later {
-    aggregates: Vec<String>,
-    lookups: Vec<String>,
-}
-
 fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
@@ -106,8 +100,8 @@ fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
         Some(entry) => reader.integer(&entry, 1..=1024),
         None => Some(32),
     };
-    let later = later(reader, root);
-    let mut columns = Columns::new(root, later.lookups.clone());
+    let lookups = later_lookups(reader, root);
+    let mut columns = Columns::new(root, lookups);
     field::read(reader, root, &mut columns);
     let rules = expression::rules(reader, root, &columns);
     let filter = expression::filter(reader, root, &columns);
@@ -121,11 +115,12 @@ fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     }
     let rows = sink::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
     rows.time_fits(reader);
-    let sinks = sink::read(reader, root, &rows, &targets, &later.aggregates);
+    let aggregates = aggregate::read(reader, root, &rows, time.as_ref(), dedup.as_ref());
+    let sinks = sink::read(reader, root, &rows, &targets, &aggregates);
     let dead_letter = target::dead_letter(reader, root, &targets, &sinks);
     let panels = panel::read(reader, root, &targets);
     if let Some(source) = &source {
-        source::on_change_fits(reader, source, &sinks);
+        source::on_change_fits(reader, source, &sinks, &aggregates);
     }
     targets.warn_unused(reader, root);
     reader.no_others(root);
@@ -149,6 +144,7 @@ fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
         derive,
         time: time.map(|time| time.spec),
         dedup: dedup.map(|dedup| DedupSpec { key: dedup.key, keep_for: dedup.keep_for, changed: dedup.changed }),
+        aggregates: aggregates.into_specs(&routing_key)?,
         sinks: sinks.specs?,
         dead_letter: dead_letter?,
         panels: panels?,
@@ -192,25 +188,20 @@ fn job_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
     None
 }
 
-/// Aggregates and lookups: their keys are checked, then they are refused.
-fn later(reader: &mut Reader<'_>, root: &Section<'_>) -> Later {
-    const LOOKUP: [&str; 7] = ["name", "in", "sql", "on", "refresh", "missing", "max_rows"];
-    const AGGREGATE: [&str; 6] = ["name", "group_by", "window", "where", "emit", "columns"];
-    let mut later = Later::default();
-    for (key, keys, names) in
-        [("aggregate", &AGGREGATE[..], &mut later.aggregates), ("lookup", &LOOKUP[..], &mut later.lookups)]
-    {
-        let Some(entry) = root.take(key) else {
-            continue;
-        };
-        for section in reader.sections(&entry, MAX_TABLES) {
-            section.know(keys);
-            reader.no_others(&section);
-            reader.not_yet(&section.span, &format!("[[{key}]]"));
-            names.extend(section.take("name").and_then(|entry| entry.value.as_str()).map(str::to_owned));
-        }
+/// Lookups: their keys are checked, then they are refused. Their names, so that references to them are not mistakes.
+fn later_lookups(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<String> {
+    const KEYS: [&str; 7] = ["name", "in", "sql", "on", "refresh", "missing", "max_rows"];
+    let mut names = Vec::new();
+    let Some(entry) = root.take("lookup") else {
+        return names;
+    };
+    for section in reader.sections(&entry, MAX_TABLES) {
+        section.know(&KEYS);
+        reader.no_others(&section);
+        reader.not_yet(&section.span, "[[lookup]]");
+        names.extend(section.take("name").and_then(|entry| entry.value.as_str()).map(str::to_owned));
     }
-    later
+    names
 }
 
 /// Tells that a name refers to nothing, and what it may refer to.

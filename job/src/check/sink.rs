@@ -4,16 +4,20 @@ use std::ops::Range;
 
 use arrow::datatypes::DataType;
 
+use super::aggregate::Aggregates;
 use super::expression::{MAX_COLUMNS, compile, condition};
 use super::name::{Columns, Scope};
 use super::source::Source;
 use super::target::{Found, Targets, table};
 use super::time::{Dedup, Time};
-use super::{MAX_TABLES, unknown_name};
+use super::{MAX_TABLES, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
-use crate::spec::{ColumnIndex, OnChanged, SinkColumn, SinkSpec, SinkValue, TargetIndex, WriteMode};
+use crate::spec::{
+    AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec, TargetIndex,
+    TopicSpec, WindowSpec, WriteMode,
+};
 
 const KEYS: [&str; 14] = [
     "to",
@@ -31,6 +35,8 @@ const KEYS: [&str; 14] = [
     "record_key",
     "format",
 ];
+/// Those of a sink to a database.
+const DATABASE_KEYS: [&str; 7] = ["table", "write", "key", "newest_by", "one_to_one", "create", "delete_when"];
 /// Columns that every PostgreSQL table has already.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 /// Schemas in which a job has no business.
@@ -38,7 +44,7 @@ const FOREIGN_SCHEMAS: [&str; 2] = ["pulso", "information_schema"];
 
 /// What is known of the rows that sinks are fed with.
 pub(super) struct Feed<'c> {
-    columns: &'c Columns,
+    pub(super) columns: &'c Columns,
     /// A mistake elsewhere hides what the rows will be: rules about keys cannot be judged.
     hidden: bool,
     /// `route_by`, else the tombstone key.
@@ -46,6 +52,8 @@ pub(super) struct Feed<'c> {
     /// The dedup key, else the tombstone key.
     identity: Option<Vec<ColumnIndex>>,
     corrections: bool,
+    /// Deletes come, and no state knows what they delete.
+    blind_deletes: bool,
     time: Option<(ColumnIndex, Range<usize>)>,
 }
 
@@ -80,6 +88,7 @@ impl<'c> Feed<'c> {
             hidden,
             routing: dedup.map(|dedup| dedup.route_by.clone()).or_else(|| tombstone.clone()),
             corrections: updates || tombstone.is_some(),
+            blind_deletes: tombstone.is_some() && root.take("dedup").is_none(),
             identity: dedup.map(|dedup| dedup.key.clone()).or(tombstone),
             time: time.map(|time| (time.spec.field, time.field_span.clone())),
         }
@@ -115,16 +124,60 @@ impl<'c> Feed<'c> {
         }
     }
 
-    fn key_fits(&self, reader: &mut Reader<'_>, draft: &Draft, routing: &[ColumnIndex]) {
-        let (key, newest_by) = match &draft.spec.write {
+    /// A correction must find the group in which the record was counted before.
+    pub(super) fn group_fits(&self, reader: &mut Reader<'_>, column: ColumnIndex, span: &Range<usize>) -> bool {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.corrections && !self.hidden) else {
+            return true;
+        };
+        if !identity.contains(&column) {
+            reader.error_help(
+                code::AGGREGATE_CORRECTION,
+                span,
+                "corrections or deletes can come, so `group_by` must consist of columns of the dedup (or tombstone) key",
+                "add it to the key, or set `changed = \"drop\"` in [dedup]",
+            );
+        }
+        identity.contains(&column)
+    }
+
+    pub(super) fn deletes_are_known(&self, reader: &mut Reader<'_>, span: &Range<usize>) {
+        if self.blind_deletes && !self.hidden {
+            let message =
+                "tombstones can come, and without [dedup] nobody knows what was counted of the deleted record";
+            reader.error_help(code::AGGREGATE_CORRECTION, span, message, "add [dedup] with the tombstone key as `key`");
+        }
+    }
+
+    /// Rows of one key of the sink must come from one writer, and one at a time.
+    fn key_fits(&self, reader: &mut Reader<'_>, draft: &Draft, routing: &[ColumnIndex], aggregates: &Aggregates) {
+        let SinkTo::Table(table) = &draft.spec.to else { return };
+        let (key, newest_by) = match &table.write {
             WriteMode::Upsert { key, newest_by } => (key, newest_by.is_some()),
             WriteMode::KeepFirst { key } => (key, false),
             WriteMode::Append => return,
         };
-        if draft.spec.one_to_one || newest_by {
+        if table.one_to_one || newest_by {
             return;
         }
-        let behind: Vec<Option<ColumnIndex>> = key.iter().map(|index| plain(&draft.spec.columns[*index])).collect();
+        let behind: Vec<Option<usize>> = key.iter().map(|index| plain(&draft.spec.columns[*index])).collect();
+        match draft.spec.from {
+            RowsFrom::Records | RowsFrom::Late => self.record_key_fits(reader, draft, table, routing, &behind),
+            RowsFrom::Aggregate(index) => {
+                if let Some(aggregate) = aggregates.spec(index) {
+                    self.aggregate_key_fits(reader, draft, aggregate, &behind);
+                }
+            }
+        }
+    }
+
+    fn record_key_fits(
+        &self,
+        reader: &mut Reader<'_>,
+        draft: &Draft,
+        table: &TableSpec,
+        routing: &[ColumnIndex],
+        behind: &[Option<ColumnIndex>],
+    ) {
         let missing = routing.iter().filter(|column| !behind.contains(&Some(**column)));
         let missing: Vec<&str> = missing.filter_map(|column| self.columns.names().nth(*column)).collect();
         if routing.is_empty() || !missing.is_empty() {
@@ -142,7 +195,7 @@ impl<'c> Feed<'c> {
                 "name a column by which the newest row wins (newest_by, upsert only), or promise `one_to_one = true`",
             );
         }
-        let upsert = matches!(draft.spec.write, WriteMode::Upsert { .. });
+        let upsert = matches!(table.write, WriteMode::Upsert { .. });
         let Some(identity) = self.identity.as_ref().filter(|_| self.corrections && upsert) else {
             return;
         };
@@ -154,6 +207,33 @@ impl<'c> Feed<'c> {
                 "corrections or deletes can come, so the sink's key must consist of columns of the dedup (or tombstone) key",
                 "else a corrected record leaves its old row behind; `newest_by` and `one_to_one` sinks are exempt",
             );
+        }
+    }
+
+    /// A group has one row a window: the key must tell the windows apart too.
+    fn aggregate_key_fits(
+        &self,
+        reader: &mut Reader<'_>,
+        draft: &Draft,
+        aggregate: &AggregateSpec,
+        behind: &[Option<usize>],
+    ) {
+        let (start, end) = (aggregate.window_start(), aggregate.window_start() + 1);
+        let groups = (0..start).filter(|at| !behind.contains(&Some(*at)));
+        let mut missing: Vec<&str> =
+            groups.filter_map(|at| self.columns.names().nth(*aggregate.group_by.get(at)?)).collect();
+        let sessions = matches!(aggregate.window, WindowSpec::Session { .. });
+        if !behind.contains(&Some(start)) && (sessions || !behind.contains(&Some(end))) {
+            missing.push("window_start");
+        }
+        let others = behind.iter().any(|column| column.is_none_or(|column| column > end || sessions && column == end));
+        if !missing.is_empty() || others {
+            let why = match missing.as_slice() {
+                [] => "the sink's key holds what changes while the group and its window stay the same".to_owned(),
+                missing => format!("the sink's key lacks `{}`: several rows would have one key", missing.join("`, `")),
+            };
+            let help = "the key of an aggregate's row is its `group_by` and `window_start`";
+            reader.error_help(code::SINK_ROUTING, &draft.key_span, why, help);
         }
     }
 }
@@ -170,7 +250,7 @@ pub(super) fn read(
     root: &Section<'_>,
     feed: &Feed<'_>,
     targets: &Targets,
-    aggregates: &[String],
+    aggregates: &Aggregates,
 ) -> Sinks {
     let mut sinks = Sinks { specs: None, tables: Vec::new(), first_key: None };
     let Some(entry) = reader.required(root, "sink") else {
@@ -184,15 +264,19 @@ pub(super) fn read(
         .iter()
         .map(|section| sink(reader, section, feed.columns, targets, aggregates, &mut sinks.tables))
         .collect();
-    let first = drafts.iter().flatten().find(|draft| draft.spec.write != WriteMode::Append);
-    sinks.first_key =
-        first.and_then(|draft| draft.spec.write.key().iter().map(|index| plain(&draft.spec.columns[*index])).collect());
+    let first_key = drafts.iter().flatten().find_map(|draft| match (&draft.spec.to, draft.spec.from) {
+        (SinkTo::Table(table), RowsFrom::Records) if table.write != WriteMode::Append => {
+            Some(table.write.key().iter().map(|index| plain(&draft.spec.columns[*index])).collect())
+        }
+        _ => None,
+    });
+    sinks.first_key = first_key.flatten();
     let whole = drafts.iter().all(Option::is_some);
     // Without [dedup] a broken sink could have been the first with a key, which decides on the routing.
     if !feed.hidden && (whole || feed.routing.is_some()) {
         let routing = feed.routing_key(sinks.first_key.as_deref());
         for draft in drafts.iter().flatten() {
-            feed.key_fits(reader, draft, &routing);
+            feed.key_fits(reader, draft, &routing, aggregates);
         }
     }
     sinks.specs = drafts.into_iter().map(|draft| draft.map(|draft| draft.spec)).collect();
@@ -204,68 +288,117 @@ fn sink(
     section: &Section<'_>,
     columns: &Columns,
     targets: &Targets,
-    aggregates: &[String],
+    aggregates: &Aggregates,
     tables: &mut Vec<(TargetIndex, (String, String))>,
 ) -> Option<Draft> {
     let to = reader.required(section, "to");
     let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
-    let from_records = section.take("from").is_none_or(|from| from_records(reader, &from, aggregates));
-    let target = match found {
-        Found::Database(target) if from_records => target,
-        Found::Later | Found::Database(_) | Found::Nothing => {
-            if let (Found::Later, true, Some(to)) = (found, from_records, &to) {
-                reader.not_yet(&to.span, "sinks to targets of this type");
-            }
-            section.know(&KEYS);
-            reader.no_others(section);
-            return None;
-        }
+    let from = section.take("from").map_or(Some(RowsFrom::Records), |from| rows_from(reader, &from, aggregates));
+    if let (Found::Later, Some(to)) = (found, &to) {
+        reader.not_yet(&to.span, "sinks to targets of this type");
+    }
+    let (Found::Database(target) | Found::Kafka(target)) = found else {
+        section.know(&KEYS);
+        reader.no_others(section);
+        return None;
+    };
+    let Some(from) = from else {
+        section.know(&KEYS);
+        reader.no_others(section);
+        return None;
+    };
+    let columns = match from {
+        RowsFrom::Records | RowsFrom::Late => columns,
+        RowsFrom::Aggregate(index) => &aggregates.get(index)?.result,
     };
     let where_ = section.take("where").map(|entry| condition(reader, &entry, columns, Scope::All));
     let sink_columns = match section.take("columns") {
         Some(entry) => mapped(reader, &entry, columns),
         None => every_column(columns),
     };
-    let table_entry = reader.required(section, "table");
-    let table = table_entry.as_ref().and_then(|entry| sink_table(reader, entry, target, tables));
-    let one_to_one = section.take("one_to_one").map_or(Some(false), |entry| reader.boolean(&entry));
-    let create = section.take("create").map_or(Some(false), |entry| reader.boolean(&entry));
-    let delete_when = section.take("delete_when").map(|entry| condition(reader, &entry, columns, Scope::All));
-    let write = write(reader, section, sink_columns.as_deref());
+    let to = match found {
+        Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
+        Found::Database(_) | Found::Later | Found::Nothing => {
+            database(reader, section, columns, sink_columns.as_deref(), target, tables)
+        }
+    };
     reader.no_others(section);
     let key_span = section.take("key").map_or(section.span.clone(), |entry| entry.span);
     let spec = SinkSpec {
         target,
+        from,
         condition: where_.map_or(Some(None), |condition| condition.map(Some))?,
-        table: table?,
-        write: write?,
         columns: sink_columns?,
-        one_to_one: one_to_one?,
-        create: create?,
-        delete_when: delete_when.map_or(Some(None), |condition| condition.map(Some))?,
+        to: to?,
     };
     Some(Draft { spec, key_span })
 }
 
-/// Whether the sink is fed with records; all else is reported.
-fn from_records(reader: &mut Reader<'_>, from: &Entry<'_>, aggregates: &[String]) -> bool {
-    match reader.string(from) {
-        Some("records") => true,
-        Some("late") => {
-            reader.not_yet(&from.span, "sinks of late records");
-            false
-        }
-        Some(name) if aggregates.iter().any(|known| known == name) => {
-            reader.not_yet(&from.span, "sinks of an aggregate");
-            false
-        }
-        Some(name) => {
-            let known = ["records", "late"].into_iter().chain(aggregates.iter().map(String::as_str));
-            unknown_name(reader, &from.span, "source of rows", name, known);
-            false
-        }
-        None => false,
+fn database(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    columns: &Columns,
+    sink_columns: Option<&[SinkColumn]>,
+    target: TargetIndex,
+    tables: &mut Vec<(TargetIndex, (String, String))>,
+) -> Option<SinkTo> {
+    let name = reader.required(section, "table").and_then(|entry| sink_table(reader, &entry, target, tables));
+    let one_to_one = section.take("one_to_one").map_or(Some(false), |entry| reader.boolean(&entry));
+    let create = section.take("create").map_or(Some(false), |entry| reader.boolean(&entry));
+    let delete_when = section.take("delete_when").map(|entry| condition(reader, &entry, columns, Scope::All));
+    let write = write(reader, section, sink_columns);
+    not_for(reader, section, &["topic", "record_key", "format"], "a database");
+    Some(SinkTo::Table(TableSpec {
+        name: name?,
+        write: write?,
+        one_to_one: one_to_one?,
+        create: create?,
+        delete_when: delete_when.map_or(Some(None), |condition| condition.map(Some))?,
+    }))
+}
+
+fn topic(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkColumn]>) -> Option<SinkTo> {
+    let topic = reader.required(section, "topic").and_then(|entry| source::topic(reader, &entry));
+    let record_key = match section.take("record_key") {
+        Some(entry) => reader.strings(&entry).and_then(|names| {
+            let columns = columns?;
+            let found = names.iter().map(|(name, span)| named_column(reader, name, span, columns));
+            found.collect::<Vec<_>>().into_iter().collect()
+        }),
+        None => Some(Vec::new()),
+    };
+    not_for(reader, section, &DATABASE_KEYS, "Kafka");
+    not_for(reader, section, &["format"], "Kafka");
+    Some(SinkTo::Topic(TopicSpec { topic: topic?, record_key: record_key? }))
+}
+
+/// Keys of another type of target.
+fn not_for(reader: &mut Reader<'_>, section: &Section<'_>, keys: &[&'static str], what: &str) {
+    for entry in keys.iter().filter_map(|key| section.take(key)) {
+        let message = format!("`{}` is not for a sink to {what}", entry.key);
+        reader.error(code::WRONG_TABLE, &entry.key_span, message);
     }
+}
+
+/// None: reported.
+fn rows_from(reader: &mut Reader<'_>, from: &Entry<'_>, aggregates: &Aggregates) -> Option<RowsFrom> {
+    let name = reader.string(from)?;
+    match name {
+        "records" => return Some(RowsFrom::Records),
+        "late" if aggregates.is_empty() => {
+            let message = "nothing can be late: there is no [[aggregate]]";
+            reader.error(code::UNKNOWN_NAME, &from.span, message);
+            return None;
+        }
+        "late" => return Some(RowsFrom::Late),
+        _ => {}
+    }
+    let found = aggregates.find(name).map(RowsFrom::Aggregate);
+    if found.is_none() {
+        let known = ["records", "late"].into_iter().chain(aggregates.names());
+        unknown_name(reader, &from.span, "source of rows", name, known);
+    }
+    found
 }
 
 fn sink_table(

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use secrecy::SecretString;
 
+use super::aggregate::Aggregates;
 use super::name::Columns;
 use super::sink::Sinks;
 use super::time::Dedup;
@@ -11,7 +12,9 @@ use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::secret::Origin;
-use crate::spec::{ColumnIndex, KafkaSourceSpec, OnChange, OnDataLoss, SourceSpec, StartPosition, WriteMode};
+use crate::spec::{
+    ColumnIndex, KafkaSourceSpec, OnChange, OnDataLoss, SinkSpec, SinkTo, SourceSpec, StartPosition, WriteMode,
+};
 
 const FILES_KEYS: [&str; 8] = ["path", "format", "each", "header", "delimiter", "follow", "when_bad", "when_done"];
 /// First parts of Kafka client properties that people know and might put here.
@@ -126,7 +129,7 @@ fn no_others(reader: &mut Reader<'_>, section: &Section<'_>, told: &[&'static st
     }
 }
 
-fn brokers(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
+pub(super) fn brokers(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
     let (text, _) = reader.secret(entry)?;
     let good = |broker: &str| {
         let (host, port) = broker.rsplit_once(':')?;
@@ -142,7 +145,7 @@ fn brokers(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
     None
 }
 
-fn topic(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
+pub(super) fn topic(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
     let topic = reader.string(entry)?;
     let letters = topic.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
     if letters && !topic.is_empty() && topic.len() <= 249 && topic != "." && topic != ".." {
@@ -200,7 +203,7 @@ fn tombstone(reader: &mut Reader<'_>, entry: &Entry<'_>, columns: &Columns) -> O
     good.then_some(key_columns)
 }
 
-fn security(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Vec<(String, SecretString)>> {
+pub(super) fn security(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Vec<(String, SecretString)>> {
     let (tls, sasl) = (section.take("tls"), section.take("sasl"));
     let mut properties = Vec::new();
     let protocol = match (&tls, &sasl) {
@@ -308,16 +311,22 @@ pub(super) fn tombstone_fits(reader: &mut Reader<'_>, source: &Source, dedup: Op
     }
 }
 
-pub(super) fn on_change_fits(reader: &mut Reader<'_>, source: &Source, sinks: &Sinks) {
+pub(super) fn on_change_fits(reader: &mut Reader<'_>, source: &Source, sinks: &Sinks, aggregates: &Aggregates) {
     let SourceSpec::Kafka(kafka) = &source.spec;
-    let upserts = |specs: &Vec<_>| {
-        specs.iter().all(|sink: &crate::spec::SinkSpec| matches!(sink.write, WriteMode::Upsert { .. }))
+    if kafka.on_change != OnChange::Accept {
+        return;
+    }
+    let upserts = |sink: &SinkSpec| match &sink.to {
+        SinkTo::Table(table) => matches!(table.write, WriteMode::Upsert { .. }),
+        SinkTo::Topic(_) | SinkTo::Files(_) => false,
     };
-    if kafka.on_change == OnChange::Accept && !sinks.specs.as_ref().is_none_or(upserts) {
-        reader.error(
-            code::ON_CHANGE,
-            &source.on_change_span,
-            "`on_change = \"accept\"` needs `write = \"upsert\"` in every sink",
-        );
+    if !sinks.specs.as_ref().is_none_or(|specs| specs.iter().all(upserts)) {
+        let message = "`on_change = \"accept\"` needs `write = \"upsert\"` in every sink";
+        reader.error(code::ON_CHANGE, &source.on_change_span, message);
+    }
+    if !aggregates.is_empty() {
+        let message =
+            "`on_change = \"accept\"` does not go with an aggregate: it would count what a replay does not see";
+        reader.error(code::ON_CHANGE, &source.on_change_span, message);
     }
 }

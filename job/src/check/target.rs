@@ -6,12 +6,12 @@ use std::ops::Range;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, unknown_name};
+use super::{MAX_TABLES, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::secret::Origin;
-use crate::spec::{DeadLetterSpec, TargetIndex, TargetKind, TargetSpec};
+use crate::spec::{DeadLetterSpec, DeadLettersTo, TargetIndex, TargetKind, TargetSpec};
 
 pub(super) struct Targets {
     list: Vec<Target>,
@@ -27,7 +27,7 @@ struct Target {
 }
 
 enum State {
-    Database(TargetKind),
+    Good(TargetKind),
     /// Of a type that comes with the next version.
     Later,
     /// Its mistakes are reported.
@@ -35,8 +35,10 @@ enum State {
 }
 
 /// What a reference to a target finds.
+#[derive(Clone, Copy)]
 pub(super) enum Found {
     Database(TargetIndex),
+    Kafka(TargetIndex),
     Later,
     /// Broken or unknown: reported.
     Nothing,
@@ -84,7 +86,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
         match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
             0 => return postgres(reader, &section),
             1 => &["url", "zone", "max_refused"],
-            2 => &["brokers", "tls", "sasl"],
+            2 => return kafka(reader, &section),
             _ => &["path", "roll"],
         };
     let what = format!("targets of type {}", kind.value.as_str().unwrap_or_default());
@@ -101,7 +103,14 @@ fn postgres(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
         reader.not_yet(&zone.key_span, "`zone`: columns without zone");
     }
     reader.no_others(section);
-    Some(State::Database(TargetKind::Postgres { url: url?, max_refused: max_refused? }))
+    Some(State::Good(TargetKind::Postgres { url: url?, max_refused: max_refused? }))
+}
+
+fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
+    let brokers = reader.required(section, "brokers").and_then(|entry| source::brokers(reader, &entry));
+    let security = source::security(reader, section);
+    reader.no_others(section);
+    Some(State::Good(TargetKind::Kafka { brokers: brokers?, security: security? }))
 }
 
 fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretString> {
@@ -154,8 +163,8 @@ impl Targets {
     /// All tables of one database must be one target, since they are written in one transaction.
     fn no_database_twice(&self, reader: &mut Reader<'_>) {
         let url = |target: &Target| match &target.state {
-            State::Database(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
-            State::Later | State::Broken => None,
+            State::Good(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
+            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
         };
         for (index, target) in self.list.iter().enumerate() {
             let same = |other: &&Target| url(other).is_some() && url(other) == url(target);
@@ -181,8 +190,9 @@ impl Targets {
             return Found::Nothing;
         };
         self.list[index].used.set(true);
-        match self.list[index].state {
-            State::Database(_) => Found::Database(index),
+        match &self.list[index].state {
+            State::Good(TargetKind::Postgres { .. }) => Found::Database(index),
+            State::Good(TargetKind::Kafka { .. }) => Found::Kafka(index),
             State::Later => Found::Later,
             State::Broken => Found::Nothing,
         }
@@ -190,19 +200,19 @@ impl Targets {
 
     /// Where dead letters and panels go by default. Broken and later targets could have been it.
     pub(super) fn first_database(&self) -> Option<TargetIndex> {
-        self.list.iter().position(|target| matches!(target.state, State::Database(_)))
+        let database = |target: &Target| matches!(target.state, State::Good(TargetKind::Postgres { .. }));
+        self.list.iter().position(database)
     }
 
-    fn all_are_databases(&self) -> bool {
-        self.list.iter().all(|target| matches!(target.state, State::Database(_)))
+    fn all_are_good(&self) -> bool {
+        self.list.iter().all(|target| matches!(target.state, State::Good(_)))
     }
 
     pub(super) fn warn_unused(&self, reader: &mut Reader<'_>, root: &Section<'_>) {
         if root.take("sink").is_none() || self.dangling.get() {
             return;
         }
-        for target in self.list.iter().filter(|target| !target.used.get() && matches!(target.state, State::Database(_)))
-        {
+        for target in self.list.iter().filter(|target| !target.used.get() && matches!(target.state, State::Good(_))) {
             reader.warn(
                 code::UNUSED,
                 &target.span,
@@ -217,7 +227,7 @@ impl Targets {
         self.list
             .into_iter()
             .map(|target| match target.state {
-                State::Database(kind) => Some(TargetSpec { name: target.name, kind }),
+                State::Good(kind) => Some(TargetSpec { name: target.name, kind }),
                 State::Later | State::Broken => None,
             })
             .collect()
@@ -242,37 +252,51 @@ pub(super) fn dead_letter(
 ) -> Option<DeadLetterSpec> {
     let default = || ("pulso".to_owned(), "dead_letters".to_owned());
     let Some(entry) = root.take("dead_letter") else {
-        return targets
-            .first_database()
-            .filter(|_| targets.all_are_databases())
-            .map(|target| DeadLetterSpec { target, table: default() });
+        let first = targets.first_database().filter(|_| targets.all_are_good());
+        if first.is_none() && targets.all_are_good() && !targets.list.is_empty() {
+            let help = "records that do not pass must go somewhere: [dead_letter] with `to`";
+            reader.error_help(
+                code::MISSING_KEY,
+                &root.span,
+                "[dead_letter] is missing: there is no database target",
+                help,
+            );
+        }
+        return first.map(|target| DeadLetterSpec { target, to: DeadLettersTo::Table(default()) });
     };
     let section = reader.section("[dead_letter]", &entry)?;
     let to = reader.required(&section, "to");
-    let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
-    let table_entry = section.take("table");
-    let table = match &table_entry {
-        Some(entry) => table(reader, entry),
-        None => Some(default()),
-    };
-    let target = match found {
-        Found::Database(target) => Some(target),
+    let spec = match to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to)) {
+        Found::Database(target) => {
+            let table_entry = section.take("table");
+            let table = match &table_entry {
+                Some(entry) => table(reader, entry),
+                None => Some(default()),
+            };
+            let span = table_entry.map_or(entry.key_span, |entry| entry.span);
+            table.and_then(|table| {
+                if sinks.tables.contains(&(target, table.clone())) {
+                    reader.error(code::SINK_TABLE, &span, "a sink writes to the table of the dead letters");
+                    return None;
+                }
+                Some(DeadLetterSpec { target, to: DeadLettersTo::Table(table) })
+            })
+        }
+        Found::Kafka(target) => {
+            let topic = reader.required(&section, "topic").and_then(|entry| source::topic(reader, &entry));
+            topic.map(|topic| DeadLetterSpec { target, to: DeadLettersTo::Topic(topic) })
+        }
         Found::Later => {
-            let span = to.map_or(entry.key_span.clone(), |to| to.span);
+            let span = to.map_or(entry.key_span, |to| to.span);
             reader.not_yet(&span, "dead letters to targets of this type");
-            section.know(&["topic"]);
+            section.know(&["topic", "table"]);
             None
         }
         Found::Nothing => {
-            section.know(&["topic"]);
+            section.know(&["topic", "table"]);
             None
         }
     };
     reader.no_others(&section);
-    let (target, table) = (target?, table?);
-    if sinks.tables.contains(&(target, table.clone())) {
-        let span = table_entry.map_or(entry.key_span, |entry| entry.span);
-        reader.error(code::SINK_TABLE, &span, "a sink writes to the table of the dead letters");
-    }
-    Some(DeadLetterSpec { target, table })
+    spec
 }

@@ -1,6 +1,6 @@
 //! Rows 1 to 20 of the list of bad input, as far as the text of a file shows them.
 
-use super::{GOOD, bad, good, one, places, submission, with};
+use super::{GOOD, bad, good, one, places, submission, table, with};
 use crate::{MAX_FILE_BYTES, check, codes, decode, explain};
 
 fn only(toml: &str, code: &str) -> String {
@@ -199,7 +199,7 @@ fn row_13_identifiers() {
     let long = "a".repeat(64);
     one("table = \"orders\"", &format!("table = \"{long}\""), "P0016", &format!("\"{long}\""), "at most 63");
     assert_eq!(
-        good(&with("table = \"orders\"", "table = \"shop.order\"")).sinks[0].table,
+        table(&good(&with("table = \"orders\"", "table = \"shop.order\"")).sinks[0]).name,
         ("shop".into(), "order".into())
     );
     one("table = \"orders\"", "table = \"pg_catalog.x\"", "P0073", "\"pg_catalog.x\"", "is not for tables");

@@ -9,7 +9,7 @@ mod units;
 
 use std::collections::BTreeMap;
 
-use crate::{Diagnostics, JobSpec, Submission, check};
+use crate::{Diagnostics, JobSpec, SinkSpec, SinkTo, Submission, TableSpec, check};
 
 /// A small job that is right; tests change one thing in it.
 pub(super) const GOOD: &str = r#"version = 1
@@ -62,6 +62,13 @@ pub(super) fn good(toml: &str) -> JobSpec {
     match check(&submission(toml), "job.toml") {
         Ok((job, _)) => job,
         Err(diagnostics) => panic!("{}", diagnostics.render(false)),
+    }
+}
+
+pub(super) fn table(sink: &SinkSpec) -> &TableSpec {
+    match &sink.to {
+        SinkTo::Table(table) => table,
+        other @ (SinkTo::Topic(_) | SinkTo::Files(_)) => panic!("{other:?} is no table"),
     }
 }
 

@@ -28,7 +28,8 @@ env = "NOT_THIS"
 
 #[test]
 fn secrets_come_from_environment_default_and_file() {
-    let TargetKind::Postgres { url, .. } = &good(GOOD).targets[0].kind;
+    let job = good(GOOD);
+    let TargetKind::Postgres { url, .. } = &job.targets[0].kind else { panic!() };
     assert_eq!(url.expose_secret(), "postgres://app:s3cret-pw@db:5432/app");
     let toml = with(r#"brokers = "localhost:9092""#, r#"brokers = { env = "NOT_SET", default = "a:1, b:2" }"#);
     let SourceSpec::Kafka(kafka) = good(&toml).source;
@@ -37,7 +38,7 @@ fn secrets_come_from_environment_default_and_file() {
     let mut submitted = submission(&toml);
     submitted.environment.insert("file:db.url".into(), "postgres://h/d\n".into());
     let (job, warnings) = check(&submitted, "job.toml").unwrap();
-    let TargetKind::Postgres { url, .. } = &job.targets[0].kind;
+    let TargetKind::Postgres { url, .. } = &job.targets[0].kind else { panic!() };
     assert_eq!((url.expose_secret(), warnings.len()), ("postgres://h/d", 0));
 }
 

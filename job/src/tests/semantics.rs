@@ -1,7 +1,7 @@
 //! What the parts of a job must be to each other.
 
-use super::{GOOD, bad, good, one, places, with};
-use crate::{OnChange, SinkValue, SourceSpec, StartPosition, WriteMode};
+use super::{GOOD, bad, good, one, places, table, with};
+use crate::{DeadLettersTo, OnChange, SinkValue, SourceSpec, StartPosition, WriteMode};
 
 const SINK_KEY: &str = "table = \"orders\"\nkey = [\"id\", \"at\"]";
 
@@ -132,7 +132,7 @@ fn sinks_have_the_key_that_their_mode_wants() {
         "allowed: `upsert`, `keep_first` or `append`",
     );
     let job = good(&with(SINK_KEY, "table = \"orders\"\nwrite = \"append\""));
-    assert_eq!(job.sinks[0].write, WriteMode::Append);
+    assert_eq!(table(&job.sinks[0]).write, WriteMode::Append);
 }
 
 #[test]
@@ -233,7 +233,10 @@ fn targets_are_databases_of_their_own() {
 #[test]
 fn dead_letters_go_to_a_table_of_their_own() {
     let section = |text: &str| format!("{GOOD}\n[dead_letter]\n{text}\n");
-    assert_eq!(good(&section("to = \"db\"\ntable = \"ops.bad\"")).dead_letter.table, ("ops".into(), "bad".into()));
+    assert_eq!(
+        good(&section("to = \"db\"\ntable = \"ops.bad\"")).dead_letter.to,
+        DeadLettersTo::Table(("ops".into(), "bad".into()))
+    );
     assert_eq!(places(&section("to = \"db\"\ntable = \"orders\"")), ["P0073 42:9 \"orders\""]);
     assert_eq!(places(&section("table = \"x\"")), ["P0013 40:2 dead_letter"]);
     assert_eq!(places(&section("to = \"db\"\ntopic = \"x\"")), ["P0011 42:1 topic"]);
