@@ -1,6 +1,14 @@
-//! What `healthctl` shares with its demo and the tests: the generator of vital signs, sending to Kafka, job files.
+//! What `healthctl` shares with its demo and the tests: generators of records, sending to Kafka, job files.
 
+mod devices;
 pub mod generator;
 pub mod job_file;
+mod object;
 pub mod sender;
+pub mod sensors;
+pub mod shop;
+pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod vitals;
+pub mod ward;
