@@ -1,5 +1,6 @@
-//! What `healthctl` shares with its demo and the tests: generators of records, sending to Kafka, job files.
+//! What `healthctl` shares with its demo and the tests: generators of records, CSV files, sending to Kafka, job files.
 
+pub mod csv_file;
 mod devices;
 pub mod generator;
 pub mod job_file;
