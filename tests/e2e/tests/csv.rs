@@ -195,6 +195,14 @@ async fn the_table_follows_a_file_that_changes_in_every_way() -> Result<()> {
     producer.replace(&people)?;
     assert_eq!(producer.topic_is(&people).await?, 201 + 50 + 20 + 10);
 
+    // No file is not a file without lines.
+    let away = file.with_extension("away");
+    std::fs::rename(&file, &away)?;
+    until("the producer to miss the file", LIMIT, async || Ok(producer.told()?.contains("waiting for it"))).await?;
+    std::fs::write(&file, "")?;
+    until("the producer to miss the header", LIMIT, async || Ok(producer.told()?.contains("no header"))).await?;
+    std::fs::rename(&away, &file)?;
+
     // What changed while there was no producer, and only that; a line that is gone for ever and one that came back.
     producer.knows().await?;
     producer.kill()?;
