@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::stream::Kind;
-use crate::testing::{Judge, START_US, job, play, shares_are};
+use crate::testing::{Judge, START_US, job, late, play, shares_are};
 
 const JOB: &str = include_str!("../../jobs/iot-sensors.toml");
 
@@ -49,6 +49,9 @@ fn shares_are_as_asked_and_the_same_seed_gives_the_same_stream() {
         let (sent, counts) = play(sensors(options.clone()).unwrap());
         assert_eq!(counts.messages, 10_000);
         shares_are(counts, 0.3, 0.0, 0.05, 0.02);
+        if options.mix.rate.is_some() {
+            assert_eq!(late(&sent, |row| row.time_ms), counts.late);
+        }
         assert!(sent == play(sensors(options.clone()).unwrap()).0);
         let other = SensorsOptions { mix: Mix { seed: 2, ..options.mix.clone() }, ..options };
         assert!(sent != play(sensors(other).unwrap()).0);

@@ -8,7 +8,7 @@ use pulso_core::ids::{Position, SplitId, WallTime};
 use pulso_dataflow::decode::{Decoder, RawRecord};
 use pulso_job::{JobSpec, Submission, check};
 
-use crate::stream::{Counts, Message, Stream, Subject};
+use crate::stream::{Counts, Message, Record, Stream, Subject};
 
 pub(crate) const START_US: i64 = 1_790_000_000_000_000;
 
@@ -24,6 +24,12 @@ pub(crate) fn play<S: Subject>(mut stream: Stream<S>) -> (Played<S::Record>, Cou
     }
     assert!(stream.next(START_US).is_none());
     (sent, stream.counts())
+}
+
+/// How many rows have an event time that lies more than ten minutes back.
+pub(crate) fn late<R: Record>(sent: &Played<R>, time_ms: impl Fn(&R) -> i64) -> u64 {
+    let lies_back = |message: &&Message<R>| message.row.iter().any(|row| message.timestamp_ms - time_ms(row) > 600_000);
+    sent.iter().map(|(_, message)| message).filter(lies_back).count() as u64
 }
 
 /// Asserts the shares within 2 % of all messages.

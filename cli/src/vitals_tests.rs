@@ -135,6 +135,12 @@ fn the_rate_is_kept() {
 }
 
 #[test]
+fn late_readings_lie_back() {
+    let (sent, counts) = run(paced());
+    assert_eq!(crate::testing::late(&sent, |reading| reading.time_ms), counts.late);
+}
+
+#[test]
 fn a_correction_has_a_greater_timestamp_than_all_before_it() {
     // All at one instant, the worst case.
     let mut stream = vitals(mixed()).unwrap();

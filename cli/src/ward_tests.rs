@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::generator::run;
 use crate::stream::Kind;
-use crate::testing::{play, shares_are};
+use crate::testing::{late, play, shares_are};
 
 const JOB: &str = include_str!("../../jobs/ward-files.toml");
 
@@ -137,6 +137,10 @@ fn files_are_whole_named_in_order_and_newer_where_they_correct() {
     assert!(names.iter().all(|name| name.extension().is_some_and(|ending| ending == "json")));
     let files: Vec<Vec<u8>> = names.iter().map(|name| std::fs::read(name).unwrap()).collect();
     assert_eq!(files.len(), 200);
+    for name in &names {
+        let modified = name.metadata().unwrap().modified().unwrap().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        assert!(name.file_name().unwrap().to_str().unwrap().starts_with(&format!("{modified:013}-")), "{name:?}");
+    }
     // In the order of (modification time, path), in which the last of each key wins.
     let mut order: Vec<usize> = (0..200).collect();
     order.sort_by_key(|at| (names[*at].metadata().unwrap().modified().unwrap(), &names[*at]));
@@ -149,7 +153,8 @@ fn files_are_whole_named_in_order_and_newer_where_they_correct() {
 
 #[test]
 fn no_reading_is_ahead_of_the_clock_and_senseless_options_are_refused() {
-    let (sent, _) = play(ward(paced()).unwrap());
+    let (sent, counts) = play(ward(paced()).unwrap());
+    assert_eq!(late(&sent, |batch| batch.readings[0].time_ms), counts.late);
     for (_, message) in &sent {
         let times = message.row.iter().flat_map(|batch| &batch.readings).map(|reading| reading.time_ms);
         assert!(times.max().is_none_or(|time| time <= message.timestamp_ms));
