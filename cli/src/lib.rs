@@ -1,6 +1,15 @@
-//! What `healthctl` shares with its demo and the tests: the generator of vital signs, sending to Kafka, job files.
+//! What `healthctl` shares with its demo and the tests: generators of records, CSV files, sending to Kafka, job files.
 
+pub mod csv_file;
+mod devices;
 pub mod generator;
 pub mod job_file;
+mod object;
 pub mod sender;
+pub mod sensors;
+pub mod shop;
+pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod vitals;
+pub mod ward;

@@ -9,6 +9,7 @@ pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod nodes;
 pub(crate) mod produce;
+pub(crate) mod produce_csv;
 pub(crate) mod resume;
 pub(crate) mod savepoint;
 pub(crate) mod status;

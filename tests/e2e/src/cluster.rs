@@ -296,6 +296,11 @@ fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+/// The program, without a cluster.
+pub fn healthctl() -> Command {
+    Command::new(binary("healthctl"))
+}
+
 /// Programs lie beside the folder of the test's own binary.
 fn binary(name: &str) -> PathBuf {
     let me = std::env::current_exe().unwrap_or_default();

@@ -8,7 +8,7 @@ mod proxy;
 mod scene;
 mod wait;
 
-pub use cluster::{Cluster, JobFile, TaskManager};
+pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
 pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};

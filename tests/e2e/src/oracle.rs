@@ -21,6 +21,7 @@ pub struct Record {
     pub timestamp_ms: i64,
     pub partition: i32,
     pub offset: i64,
+    pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
 }
 
@@ -50,6 +51,7 @@ pub fn records(brokers: &str, topic: &str) -> Result<Vec<Record>> {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             partition: message.partition(),
             offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
         });
     }
