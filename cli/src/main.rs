@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::{
-    cancel, check, demo, describe, explain, generate, list, nodes, produce, resume, savepoint, status, stop, submit,
-    version,
+    cancel, check, demo, describe, dev, explain, generate, list, nodes, produce, resume, savepoint, status, stop,
+    submit, test, version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -55,6 +55,8 @@ enum Command {
     Generate(generate::Arguments),
     Produce(produce::Arguments),
     Check(check::Arguments),
+    Dev(dev::Arguments),
+    Test(test::Arguments),
     Explain(explain::Arguments),
     Version(version::Arguments),
 }
@@ -96,6 +98,8 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Produce(arguments) => produce::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, &arguments),
+        Command::Dev(arguments) => dev::run(global, &arguments),
+        Command::Test(arguments) => test::run(global, &arguments),
         Command::Explain(arguments) => explain::run(global, &arguments),
         Command::Version(arguments) => version::run(global, &arguments),
     }

@@ -19,7 +19,7 @@ pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use spec::*;
-pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint};
+pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod describe;
+pub(crate) mod dev;
 pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod list;
@@ -14,6 +15,7 @@ pub(crate) mod savepoint;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod submit;
+pub(crate) mod test;
 pub(crate) mod version;
 
 use anyhow::{Context, Result};
