@@ -9,6 +9,7 @@ mod diagnostic;
 mod document;
 mod reader;
 mod render;
+mod schema;
 mod secret;
 pub mod spec;
 mod submission;
@@ -18,6 +19,7 @@ pub use check::{check, shown};
 pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use schema::schema;
 pub use spec::*;
 pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
 

@@ -12,6 +12,7 @@ pub(crate) mod nodes;
 pub(crate) mod produce;
 pub(crate) mod resume;
 pub(crate) mod savepoint;
+pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod submit;

@@ -23,6 +23,9 @@ use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
 use crate::submission::{MAX_FILE_BYTES, Submission};
 use name::Columns;
 
+pub(crate) use field::TYPES;
+pub(crate) use panel::CHARTS;
+
 /// Most keys and list elements of a file.
 const MAX_KEYS: usize = 10_000;
 /// Most tables of one kind.
