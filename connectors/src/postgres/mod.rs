@@ -9,6 +9,7 @@ mod error;
 mod ledger;
 mod letters;
 mod numeric;
+mod panel;
 mod quote;
 mod reduce;
 mod refused;
@@ -21,4 +22,5 @@ mod writer;
 
 pub use error::TargetError;
 pub use ledger::Rows;
+pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;
