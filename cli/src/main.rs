@@ -98,7 +98,7 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(global, arguments).await,
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Produce(arguments) => produce::run(global, arguments).await,
-        Command::Check(arguments) => check::run(global, &arguments),
+        Command::Check(arguments) => check::run(global, &arguments).await,
         Command::Dev(arguments) => dev::run(global, &arguments),
         Command::Test(arguments) => test::run(global, &arguments),
         Command::Explain(arguments) => explain::run(global, &arguments),

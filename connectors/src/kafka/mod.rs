@@ -2,9 +2,11 @@
 
 mod client;
 mod error;
+mod inspect;
 mod reader;
 mod topic;
 
 pub use error::KafkaError;
+pub use inspect::{TopicFacts, inspect_topic};
 pub use reader::{Flow, KafkaReader, Record};
 pub use topic::{KafkaTopic, discover};

@@ -6,6 +6,7 @@ mod copy;
 mod create;
 mod encode;
 mod error;
+mod inspect;
 mod ledger;
 mod letters;
 mod numeric;
@@ -21,6 +22,7 @@ mod write;
 mod writer;
 
 pub use error::TargetError;
+pub use inspect::{Inspection, TableFinding, inspect_database};
 pub use ledger::Rows;
 pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;

@@ -85,7 +85,7 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,

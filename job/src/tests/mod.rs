@@ -3,6 +3,7 @@
 mod bad_input;
 mod examples;
 mod mutation;
+mod online;
 mod schema;
 mod secrets;
 mod semantics;
