@@ -177,3 +177,31 @@ fn dev_tells_what_it_cannot_read() {
     assert!(code == Some(2) && err.contains("--watch needs files"), "{err}");
     assert_eq!(texts(&healthctl(&["dev", job])).0, Some(2));
 }
+
+#[test]
+fn plan_tells_stages_and_what_a_change_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (jobs().join("health-vitals.toml"), folder.path().join("new.toml"));
+    let text = std::fs::read_to_string(&old).unwrap();
+    std::fs::write(&new, text.replace("window = { size = \"1m\" }", "window = { size = \"5m\" }")).unwrap();
+    let (code, out, err) = texts(&healthctl(&["plan", old.to_str().unwrap()]));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        out.contains("stage 1: exchange by patient_id (`route_by` of [dedup])") && !out.contains("as a change"),
+        "{out}"
+    );
+    let arguments = ["plan", new.to_str().unwrap(), "--against", old.to_str().unwrap()];
+    let (code, out, _) = texts(&healthctl(&arguments));
+    assert_eq!(code, Some(0), "{out}");
+    for line in ["  positions: kept", "  dedup: kept", "  aggregate vitals_by_minute: dropped; its window has changed"]
+    {
+        assert!(out.lines().any(|found| found == line), "`{line}` is not in\n{out}");
+    }
+    let (_, out, _) = texts(&healthctl(&[&arguments[..], &["-o", "json"]].concat()));
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&answer["job"], &answer["stages"][0]["exchange_by"][0]),
+        (&"health-vitals".into(), &"patient_id".into())
+    );
+    assert_eq!(answer["change"]["states"][2]["fate"], "dropped");
+}

@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod nodes;
+pub(crate) mod plan;
 pub(crate) mod produce;
 pub(crate) mod resume;
 pub(crate) mod savepoint;

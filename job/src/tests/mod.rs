@@ -4,6 +4,7 @@ mod bad_input;
 mod examples;
 mod mutation;
 mod online;
+mod plan;
 mod schema;
 mod secrets;
 mod semantics;
