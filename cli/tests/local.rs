@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -165,6 +166,26 @@ fn dev_prints_rows_dead_letters_and_counts() {
     assert_eq!(answer["sinks"][0]["rows"], serde_json::json!([row]));
     assert_eq!(answer["dead_letters"][0]["line"], 3);
     assert_eq!(answer["counts"]["read"], 4);
+}
+
+#[test]
+fn dev_runs_again_when_a_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("a.jsonl");
+    std::fs::write(&input, "{\"id\": 1, \"nome\": \"Ana\", \"valor\": 1}\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_healthctl"));
+    command.arg("dev").arg(jobs().join("csv-people.toml")).arg("--input").arg(&input).arg("--watch");
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut next = |words: &str| lines.any(|line| line.unwrap().starts_with(words));
+    assert!(next("read 1 = written 1"));
+    std::fs::write(&input, "nothing\n").unwrap();
+    // Some file systems tell times in steps: if this change fell into the step of the first one, another one follows.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::fs::write(&input, "nothing\n").unwrap();
+    assert!(next("read 1 = written 0"));
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 #[test]
