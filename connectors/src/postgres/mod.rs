@@ -10,8 +10,6 @@ mod ledger;
 mod letters;
 mod numeric;
 mod quote;
-mod reduce;
-mod refused;
 mod table;
 mod tables;
 mod tls;

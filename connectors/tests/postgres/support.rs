@@ -129,7 +129,7 @@ pub(crate) fn sink(table: &str, fields: &[FieldSpec], write: WriteMode) -> SinkS
 }
 
 pub(crate) fn job(url: &str, fields: Vec<FieldSpec>, sinks: Vec<SinkSpec>) -> JobSpec {
-    let postgres = TargetKind::Postgres { url: url.to_owned().into(), max_refused: 0.1 };
+    let postgres = TargetKind::Postgres { url: url.to_owned().into(), zone: "UTC".to_owned(), max_refused: 0.1 };
     JobSpec {
         name: "vitals".to_owned(),
         key_groups: 2,
