@@ -2,5 +2,6 @@
 
 mod database;
 pub mod kafka;
+pub mod mysql;
 pub mod postgres;
 pub mod target;

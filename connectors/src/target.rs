@@ -10,6 +10,7 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
+use crate::mysql::MySqlWriter;
 use crate::postgres::PostgresWriter;
 
 /// What the ledger says of each key group asked for; `None` where the row is missing.
@@ -34,12 +35,14 @@ pub enum TargetError {
 /// Dropping it, or a future of it that is not done, closes the connection at once; the outcome is then unknown.
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
+    MySql(Box<MySqlWriter>),
 }
 
 macro_rules! each {
     ($self:ident, $writer:ident => $call:expr) => {
         match $self {
             TargetWriter::Postgres($writer) => $call,
+            TargetWriter::MySql($writer) => $call,
         }
     };
 }
@@ -55,7 +58,8 @@ impl TargetWriter {
         };
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
-            TargetKind::MySql { .. } | TargetKind::Kafka { .. } => {
+            TargetKind::MySql { .. } => Self::MySql(Box::new(MySqlWriter::new(job, target, spec)?)),
+            TargetKind::Kafka { .. } => {
                 return Err(TargetError::Fatal { reason: format!("target {} is of no kind to write to", found.name) });
             }
         })

@@ -3,6 +3,7 @@
 pub(crate) mod failure;
 pub(crate) mod reduce;
 pub(crate) mod refused;
+pub(crate) mod roots;
 mod zone;
 
 pub(crate) use failure::{Failure, Kind};

@@ -4,6 +4,8 @@
 mod pooler;
 mod proxy;
 mod refused;
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 mod tables;
 mod takeover;
