@@ -73,12 +73,18 @@ pub(crate) async fn client(url: &str) -> Conn {
 pub(crate) async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {
     let mut client = client(url).await;
     let rows: Vec<Row> = client.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    client.disconnect().await.unwrap();
+    texts(&rows)
+}
+
+/// Of a query by the text protocol.
+pub(crate) fn texts(rows: &[Row]) -> Vec<Vec<String>> {
     let text = |value: &Value| match value {
         Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::NULL => "null".to_owned(),
-        other => panic!("{other:?} in the text protocol"),
+        value => {
+            assert_eq!(*value, Value::NULL, "the text protocol has no others");
+            "null".to_owned()
+        }
     };
-    let found = rows.iter().map(|row| (0..row.len()).map(|i| text(row.as_ref(i).unwrap())).collect()).collect();
-    client.disconnect().await.unwrap();
-    found
+    rows.iter().map(|row| (0..row.len()).map(|i| text(row.as_ref(i).unwrap())).collect()).collect()
 }

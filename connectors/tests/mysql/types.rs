@@ -13,7 +13,7 @@ use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::Change;
 use pulso_job::spec::{FieldSpec, FieldType, TargetKind, TimestampText, WriteMode};
 
-use crate::support::{Database, Writer, field, job, key_value, kv, rows, sink, upsert};
+use crate::support::{Database, Writer, field, job, key_value, kv, rows, sink, texts, upsert};
 
 fn timestamp() -> FieldType {
     FieldType::Timestamp(TimestampText::Epoch { per_second: 1_000 })
@@ -95,13 +95,7 @@ async fn in_utc(database: &Database, sql: &str) -> String {
     let mut client = crate::support::client(&database.url).await;
     client.query_drop("set time_zone = '+00:00'").await.unwrap();
     let rows: Vec<mysql_async::Row> = client.query(sql).await.unwrap();
-    let text = |value: &mysql_async::Value| match value {
-        mysql_async::Value::Bytes(bytes) => String::from_utf8(bytes.clone()).unwrap(),
-        _ => "null".to_owned(),
-    };
-    let one =
-        |row: &mysql_async::Row| (0..row.len()).map(|i| text(row.as_ref(i).unwrap())).collect::<Vec<_>>().join("|");
-    rows.iter().map(one).collect::<Vec<_>>().join(" ")
+    texts(&rows).iter().map(|row| row.join("|")).collect::<Vec<_>>().join(" ")
 }
 
 #[tokio::test(flavor = "multi_thread")]
