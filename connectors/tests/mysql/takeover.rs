@@ -187,6 +187,24 @@ async fn a_guard_that_does_not_match_writes_nothing() {
     assert_eq!(writer.register(1).await.unwrap(), [(0, None), (1, None)].into());
 }
 
+/// From the guard on nobody else may move the rows, or write for their key groups.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_locks_the_ledger_before_the_first_row() {
+    let database = Database::create().await;
+    let proxy = Proxy::start(database.port).await;
+    let mut writer = Writer::first(&key_value(&database.url_by(proxy.port), upsert())).await;
+    proxy.rule(|bytes| if contains(bytes, b"INSERT INTO `kv`") { Action::StallInHalf } else { Action::Forward });
+    let paused = tokio::spawn(async move { writer.transact(vec![many()]).await });
+    proxy.stalled().await;
+    proxy.rule(|_| Action::Forward);
+    let mut other = client(&database.url).await;
+    other.query_drop("set innodb_lock_wait_timeout = 1").await.unwrap();
+    let moved = other.query_drop("update pulso_ledger set attempt = 9 where key_group = 1").await;
+    assert!(moved.is_err_and(|e| e.to_string().contains("1205")));
+    proxy.wake();
+    assert_eq!(paused.await.unwrap().unwrap(), Outcome::Committed);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_accepts_and_says_nothing_is_given_up() {
     let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
