@@ -11,6 +11,7 @@ use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
 use crate::kafka::KafkaWriter;
+use crate::mysql::MySqlWriter;
 use crate::postgres::PostgresWriter;
 
 /// What the ledger says of each key group asked for; `None` where the row is missing.
@@ -36,6 +37,7 @@ pub enum TargetError {
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
     Kafka(Box<KafkaWriter>),
+    MySql(Box<MySqlWriter>),
 }
 
 macro_rules! each {
@@ -43,6 +45,7 @@ macro_rules! each {
         match $self {
             TargetWriter::Postgres($writer) => $call,
             TargetWriter::Kafka($writer) => $call,
+            TargetWriter::MySql($writer) => $call,
         }
     };
 }
@@ -59,6 +62,7 @@ impl TargetWriter {
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
             TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
+            TargetKind::MySql { .. } => Self::MySql(Box::new(MySqlWriter::new(job, target, spec)?)),
         })
     }
 

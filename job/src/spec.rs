@@ -89,6 +89,17 @@ pub struct TargetSpec {
 pub enum TargetKind {
     Postgres {
         url: SecretString,
+        /// IANA name: columns of type `timestamp` hold the time of day there.
+        zone: String,
+        /// Share of refused rows (0 to 1) at which the job pauses.
+        max_refused: f64,
+    },
+    /// MySQL or MariaDB.
+    MySql {
+        /// Names the database.
+        url: SecretString,
+        /// IANA name: columns of type DATETIME hold the time of day there.
+        zone: String,
         /// Share of refused rows (0 to 1) at which the job pauses.
         max_refused: f64,
     },

@@ -8,6 +8,7 @@ use super::connect::{Address, Connection};
 use super::create::{TABLES, create_table};
 use super::error::{Failure, UNDEFINED_TABLE};
 use super::{quote, tables};
+use crate::database::Zone;
 
 /// What is wrong, and with the table of which sink; else with what Pulso keeps in the database itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +130,9 @@ async fn of_sink(
 ) -> Result<Vec<String>, Failure> {
     let name = &sink.table.name;
     if is_there(connection, name).await? {
-        return Ok(tables::check_one(connection, spec, sink).await?.err().unwrap_or_default());
+        // Whether the table fits does not depend on the zone of its columns.
+        let zone = Zone::named("UTC").map_err(Failure::fatal)?;
+        return Ok(tables::check_one(connection, spec, &zone, sink).await?.err().unwrap_or_default());
     }
     if !sink.table.create {
         let statement = create_table(spec, sink);

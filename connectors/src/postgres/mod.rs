@@ -12,8 +12,6 @@ mod letters;
 mod numeric;
 mod panel;
 mod quote;
-mod reduce;
-mod refused;
 mod table;
 mod tables;
 mod tls;

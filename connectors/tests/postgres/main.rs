@@ -5,6 +5,8 @@ mod inspect;
 mod pooler;
 mod proxy;
 mod refused;
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 mod tables;
 mod takeover;

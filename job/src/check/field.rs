@@ -236,22 +236,7 @@ fn timestamp_keys(reader: &mut Reader<'_>, section: &Section<'_>, kind: &mut Fie
             *text = TimestampText::Epoch { per_second: reader.choice(&epoch, &units)? };
         }
         (None, Some(entry)) => {
-            let zone = reader.string(&entry)?;
-            if jiff::tz::TimeZone::get(zone).is_err() {
-                let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
-                let help = nearest(zone, known.iter().map(String::as_str))
-                    .map_or("a zone is an IANA name: \"UTC\", \"America/Sao_Paulo\"".to_owned(), |meant| {
-                        format!("did you mean `{meant}`?")
-                    });
-                reader.error_help(
-                    code::BAD_TIME,
-                    &entry.span,
-                    format!("there is no time zone `{}`", printable(zone)),
-                    help,
-                );
-                return None;
-            }
-            *text = TimestampText::Rfc3339 { assume_zone: Some(zone.to_owned()) };
+            *text = TimestampText::Rfc3339 { assume_zone: Some(zone_name(reader, &entry)?) };
         }
         (Some(_), Some(zone)) => {
             reader.error(
@@ -264,6 +249,22 @@ fn timestamp_keys(reader: &mut Reader<'_>, section: &Section<'_>, kind: &mut Fie
         (None, None) => {}
     }
     Some(())
+}
+
+/// The IANA name of a time zone.
+pub(super) fn zone_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
+    let zone = reader.string(entry)?;
+    if jiff::tz::TimeZone::get(zone).is_ok() {
+        return Some(zone.to_owned());
+    }
+    let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let help = nearest(zone, known.iter().map(String::as_str))
+        .map_or("a zone is an IANA name: \"UTC\", \"America/Sao_Paulo\"".to_owned(), |meant| {
+            format!("did you mean `{meant}`?")
+        });
+    let message = format!("there is no time zone `{}`", printable(zone));
+    reader.error_help(code::BAD_TIME, &entry.span, message, help);
+    None
 }
 
 type Bounds = (Option<Bound>, Option<Bound>);

@@ -38,7 +38,7 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
     let sql = reader.required(section, "sql").and_then(|entry| sql(reader, &entry));
     let target = match section.take("in") {
         Some(entry) => match targets.find(reader, &entry) {
-            Found::Database(target) => Some(target),
+            Found::Database(target, _) => Some(target),
             Found::Kafka(_) => {
                 reader.error(code::BAD_PANEL, &entry.span, "a panel asks a database, and this target is none");
                 None
@@ -49,7 +49,7 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
             }
             Found::Nothing => None,
         },
-        None => targets.first_database(),
+        None => targets.first_database().map(|(target, _)| target),
     };
     let every = section.take("every").map_or(Some(Duration::from_secs(5)), |entry| {
         reader.duration(&entry, Duration::from_secs(1)..=Duration::from_secs(86_400))

@@ -8,7 +8,7 @@ use super::aggregate::Aggregates;
 use super::expression::{MAX_COLUMNS, compile, condition};
 use super::name::{Columns, Scope};
 use super::source::Source;
-use super::target::{Found, Targets, table};
+use super::target::{Database, Found, Targets, table};
 use super::time::{Dedup, Time};
 use super::{MAX_TABLES, source, unknown_name};
 use crate::code;
@@ -39,8 +39,6 @@ const KEYS: [&str; 14] = [
 const DATABASE_KEYS: [&str; 7] = ["table", "write", "key", "newest_by", "one_to_one", "create", "delete_when"];
 /// Columns that every PostgreSQL table has already.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
-/// Schemas in which a job has no business.
-const FOREIGN_SCHEMAS: [&str; 2] = ["pulso", "information_schema"];
 
 /// What is known of the rows that sinks are fed with.
 pub(super) struct Feed<'c> {
@@ -297,7 +295,7 @@ fn sink(
     if let (Found::Later, Some(to)) = (found, &to) {
         reader.not_yet(&to.span, "sinks to targets of this type");
     }
-    let (Found::Database(target) | Found::Kafka(target)) = found else {
+    let (Found::Database(target, _) | Found::Kafka(target)) = found else {
         section.know(&KEYS);
         reader.no_others(section);
         return None;
@@ -318,9 +316,8 @@ fn sink(
     };
     let to = match found {
         Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
-        Found::Database(_) | Found::Later | Found::Nothing => {
-            database(reader, section, columns, sink_columns.as_deref(), target, tables)
-        }
+        Found::Database(_, kind) => database(reader, section, columns, sink_columns.as_deref(), (target, kind), tables),
+        Found::Later | Found::Nothing => None,
     };
     reader.no_others(section);
     let key_span = section.take("key").map_or(section.span.clone(), |entry| entry.span);
@@ -339,7 +336,7 @@ fn database(
     section: &Section<'_>,
     columns: &Columns,
     sink_columns: Option<&[SinkColumn]>,
-    target: TargetIndex,
+    target: (TargetIndex, Database),
     tables: &mut Vec<(TargetIndex, (String, String))>,
 ) -> Option<SinkTo> {
     let name = reader.required(section, "table").and_then(|entry| sink_table(reader, &entry, target, tables));
@@ -404,12 +401,12 @@ fn rows_from(reader: &mut Reader<'_>, from: &Entry<'_>, aggregates: &Aggregates)
 fn sink_table(
     reader: &mut Reader<'_>,
     entry: &Entry<'_>,
-    target: TargetIndex,
+    (target, database): (TargetIndex, Database),
     tables: &mut Vec<(TargetIndex, (String, String))>,
 ) -> Option<(String, String)> {
-    let table = table(reader, entry)?;
-    if FOREIGN_SCHEMAS.contains(&table.0.as_str()) || table.0.starts_with("pg_") {
-        reader.error(code::SINK_TABLE, &entry.span, format!("the schema `{}` is not for tables of a job", table.0));
+    let table = table(reader, entry, database)?;
+    if let Some(reason) = database.forbids(&table) {
+        reader.error(code::SINK_TABLE, &entry.span, reason);
         return None;
     }
     if tables.contains(&(target, table.clone())) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, source, unknown_name};
+use super::{MAX_TABLES, field, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -34,10 +34,17 @@ enum State {
     Broken,
 }
 
+/// They name their tables differently.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Database {
+    Postgres,
+    MySql,
+}
+
 /// What a reference to a target finds.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
-    Database(TargetIndex),
+    Database(TargetIndex, Database),
     Kafka(TargetIndex),
     Later,
     /// Broken or unknown: reported.
@@ -84,8 +91,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
     let kind = reader.required(&section, "type")?;
     let keys: &[&'static str] =
         match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
-            0 => return postgres(reader, &section),
-            1 => &["url", "zone", "max_refused"],
+            0 => return database(reader, &section, Database::Postgres),
+            1 => return database(reader, &section, Database::MySql),
             2 => return kafka(reader, &section),
             _ => &["path", "roll"],
         };
@@ -96,14 +103,16 @@ fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
     Some(State::Later)
 }
 
-fn postgres(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
-    let url = reader.required(section, "url").and_then(|entry| postgres_url(reader, &entry));
+fn database(reader: &mut Reader<'_>, section: &Section<'_>, database: Database) -> Option<State> {
+    let url = reader.required(section, "url").and_then(|entry| url(reader, &entry, database));
     let max_refused = section.take("max_refused").map_or(Some(0.1), |entry| share(reader, &entry));
-    if let Some(zone) = section.take("zone") {
-        reader.not_yet(&zone.key_span, "`zone`: columns without zone");
-    }
+    let zone = section.take("zone").map_or(Some("UTC".to_owned()), |entry| field::zone_name(reader, &entry));
     reader.no_others(section);
-    Some(State::Good(TargetKind::Postgres { url: url?, max_refused: max_refused? }))
+    let (url, zone, max_refused) = (url?, zone?, max_refused?);
+    Some(State::Good(match database {
+        Database::Postgres => TargetKind::Postgres { url, zone, max_refused },
+        Database::MySql => TargetKind::MySql { url, zone, max_refused },
+    }))
 }
 
 fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
@@ -113,14 +122,21 @@ fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
     Some(State::Good(TargetKind::Kafka { brokers: brokers?, security: security? }))
 }
 
-fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretString> {
+fn url(reader: &mut Reader<'_>, entry: &Entry<'_>, database: Database) -> Option<SecretString> {
     let (text, origin) = reader.secret(entry)?;
-    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let rest = match database {
+        Database::Postgres => text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")),
+        Database::MySql => text.strip_prefix("mysql://"),
+    };
     let parts = rest.map(|rest| {
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let authority = address.split('/').next().unwrap_or_default();
+        let (authority, name) = address.split_once('/').unwrap_or((address, ""));
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-        (user.contains(':'), !host.is_empty() || query.contains("host="))
+        let whole = match database {
+            Database::Postgres => !host.is_empty() || query.contains("host="),
+            Database::MySql => !user.is_empty() && !host.is_empty() && !name.is_empty() && !name.contains('/'),
+        };
+        (user.contains(':'), whole)
     });
     match parts {
         Some((password, true)) if !text.contains(char::is_whitespace) => {
@@ -135,11 +151,12 @@ fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretStri
             Some(SecretString::from(text))
         }
         _ => {
-            reader.error(
-                code::BAD_ADDRESS,
-                &entry.span,
-                "the address must be postgres://user:password@host:port/database",
-            );
+            let scheme = match database {
+                Database::Postgres => "postgres",
+                Database::MySql => "mysql",
+            };
+            let message = format!("the address must be {scheme}://user:password@host:port/database");
+            reader.error(code::BAD_ADDRESS, &entry.span, message);
             None
         }
     }
@@ -163,7 +180,9 @@ impl Targets {
     /// All tables of one database must be one target, since they are written in one transaction.
     fn no_database_twice(&self, reader: &mut Reader<'_>) {
         let url = |target: &Target| match &target.state {
-            State::Good(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
+            State::Good(TargetKind::Postgres { url, .. } | TargetKind::MySql { url, .. }) => {
+                Some(url.expose_secret().to_owned())
+            }
             State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
         };
         for (index, target) in self.list.iter().enumerate() {
@@ -191,7 +210,8 @@ impl Targets {
         };
         self.list[index].used.set(true);
         match &self.list[index].state {
-            State::Good(TargetKind::Postgres { .. }) => Found::Database(index),
+            State::Good(TargetKind::Postgres { .. }) => Found::Database(index, Database::Postgres),
+            State::Good(TargetKind::MySql { .. }) => Found::Database(index, Database::MySql),
             State::Good(TargetKind::Kafka { .. }) => Found::Kafka(index),
             State::Later => Found::Later,
             State::Broken => Found::Nothing,
@@ -199,9 +219,12 @@ impl Targets {
     }
 
     /// Where dead letters and panels go by default. Broken and later targets could have been it.
-    pub(super) fn first_database(&self) -> Option<TargetIndex> {
-        let database = |target: &Target| matches!(target.state, State::Good(TargetKind::Postgres { .. }));
-        self.list.iter().position(database)
+    pub(super) fn first_database(&self) -> Option<(TargetIndex, Database)> {
+        self.list.iter().enumerate().find_map(|(index, target)| match target.state {
+            State::Good(TargetKind::Postgres { .. }) => Some((index, Database::Postgres)),
+            State::Good(TargetKind::MySql { .. }) => Some((index, Database::MySql)),
+            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+        })
     }
 
     fn all_are_good(&self) -> bool {
@@ -234,11 +257,45 @@ impl Targets {
     }
 }
 
-/// `name` or `schema.name`; `public` where no schema is named.
-pub(super) fn table(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<(String, String)> {
+impl Database {
+    /// Of a table that names none: empty is the database of the URL.
+    fn default_schema(self) -> &'static str {
+        match self {
+            Self::Postgres => "public",
+            Self::MySql => "",
+        }
+    }
+
+    fn default_letters(self) -> (String, String) {
+        match self {
+            Self::Postgres => ("pulso".to_owned(), "dead_letters".to_owned()),
+            Self::MySql => (String::new(), "pulso_dead_letters".to_owned()),
+        }
+    }
+
+    /// Why a sink must not write to this table.
+    pub(super) fn forbids(self, (schema, name): &(String, String)) -> Option<String> {
+        let foreign: &[&str] = match self {
+            Self::Postgres => &["pulso", "information_schema"],
+            Self::MySql => &["mysql", "information_schema", "performance_schema", "sys"],
+        };
+        if foreign.contains(&schema.as_str()) || self == Self::Postgres && schema.starts_with("pg_") {
+            return Some(format!("the schema `{schema}` is not for tables of a job"));
+        }
+        let own = self == Self::MySql && name.starts_with("pulso_");
+        own.then(|| format!("`{name}`: tables whose names begin with pulso_ are Pulso's own"))
+    }
+}
+
+/// `name` or `schema.name`.
+pub(super) fn table(reader: &mut Reader<'_>, entry: &Entry<'_>, database: Database) -> Option<(String, String)> {
     let text = reader.string(entry)?;
-    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
-    if !reader.check_name("a table", name, &entry.span) || !reader.check_name("a schema", schema, &entry.span) {
+    let (schema, name) = match text.split_once('.') {
+        Some((schema, name)) => (schema, name),
+        None => (database.default_schema(), text),
+    };
+    let named = schema == database.default_schema() || reader.check_name("a schema", schema, &entry.span);
+    if !reader.check_name("a table", name, &entry.span) || !named {
         return None;
     }
     Some((schema.to_owned(), name.to_owned()))
@@ -250,7 +307,6 @@ pub(super) fn dead_letter(
     targets: &Targets,
     sinks: &Sinks,
 ) -> Option<DeadLetterSpec> {
-    let default = || ("pulso".to_owned(), "dead_letters".to_owned());
     let Some(entry) = root.take("dead_letter") else {
         let first = targets.first_database().filter(|_| targets.all_are_good());
         if first.is_none() && targets.all_are_good() && !targets.list.is_empty() {
@@ -262,16 +318,17 @@ pub(super) fn dead_letter(
                 help,
             );
         }
-        return first.map(|target| DeadLetterSpec { target, to: DeadLettersTo::Table(default()) });
+        return first
+            .map(|(target, database)| DeadLetterSpec { target, to: DeadLettersTo::Table(database.default_letters()) });
     };
     let section = reader.section("[dead_letter]", &entry)?;
     let to = reader.required(&section, "to");
     let spec = match to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to)) {
-        Found::Database(target) => {
+        Found::Database(target, database) => {
             let table_entry = section.take("table");
             let table = match &table_entry {
-                Some(entry) => table(reader, entry),
-                None => Some(default()),
+                Some(entry) => table(reader, entry, database),
+                None => Some(database.default_letters()),
             };
             let span = table_entry.map_or(entry.key_span, |entry| entry.span);
             table.and_then(|table| {

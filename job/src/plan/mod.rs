@@ -130,6 +130,7 @@ fn target_plan(job: &JobSpec, target: usize) -> TargetPlan {
     let found = job.targets.get(target);
     let kind = match found.map(|target| &target.kind) {
         Some(TargetKind::Postgres { .. }) => "postgres",
+        Some(TargetKind::MySql { .. }) => "mysql",
         Some(TargetKind::Kafka { .. }) => "kafka",
         None => "",
     };

@@ -56,7 +56,11 @@ key = ["id", "at"]
 "#;
 
 pub(super) fn submission(toml: &str) -> Submission {
-    let environment = [("DATABASE_URL", "postgres://app:s3cret-pw@db:5432/app"), ("EMPTY", "")];
+    let environment = [
+        ("DATABASE_URL", "postgres://app:s3cret-pw@db:5432/app"),
+        ("MYSQL_URL", "mysql://app:s3cret-pw@db:3306/app"),
+        ("EMPTY", ""),
+    ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     Submission { toml: toml.to_owned(), environment: environment.collect::<BTreeMap<_, _>>() }
 }

@@ -83,6 +83,12 @@ async fn target(spec: &JobSpec, index: usize) -> Answers {
     match spec.targets.get(index).map(|target| &target.kind) {
         Some(TargetKind::Postgres { .. }) => database(spec, index).await,
         Some(TargetKind::Kafka { brokers, security }) => topics(spec, index, brokers, security).await,
+        Some(TargetKind::MySql { .. }) => {
+            let mut answers = Answers::default();
+            let name = spec.targets.get(index).map_or("", |target| &target.name);
+            answers.fact(format!("target {name}: MySQL is not asked; the job looks at its tables when it starts"));
+            answers
+        }
         None => Answers::default(),
     }
 }

@@ -1,0 +1,19 @@
+//! MySQL and MariaDB as a target: rows by INSERT, and the ledger that makes them exactly once, in one transaction.
+
+mod address;
+mod connect;
+mod create;
+mod error;
+mod ledger;
+mod letters;
+mod literal;
+mod quote;
+mod statement;
+mod table;
+mod tables;
+mod transaction;
+mod types;
+mod write;
+mod writer;
+
+pub use writer::MySqlWriter;
