@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
 use pulso_core::record::JobDefinition;
-use pulso_job::{Diagnostics, JobSpec, Submission};
+use pulso_job::{AggregateSpec, Diagnostics, JobSpec, Submission};
 
 use crate::discovery;
 
@@ -57,12 +57,11 @@ fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, 
         submission: serde_json::to_string(submission).map_err(|e| internal(&e))?,
         fingerprint,
         key_groups: spec.key_groups,
-        // Aggregates with another key than the routing key will add stages.
-        stages: 1,
+        stages: spec.stages(),
         targets: spec.targets.iter().map(|target| target.name.clone()).collect(),
         delay: spec.time.as_ref().map_or(0, |time| microseconds(time.delay)),
         idle_after: spec.time.as_ref().map_or(0, |time| microseconds(time.idle_after)),
-        has_windows: false,
+        has_windows: spec.aggregates.iter().any(AggregateSpec::closes),
     })
 }
 

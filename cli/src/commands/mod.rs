@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod nodes;
 pub(crate) mod plan;
 pub(crate) mod produce;
+pub(crate) mod produce_csv;
 pub(crate) mod resume;
 pub(crate) mod savepoint;
 pub(crate) mod schema;

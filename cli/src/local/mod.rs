@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use pulso_core::ids::{Epoch, EventTime, KeyGroup, Position, SplitId, WallTime};
+use pulso_core::ids::{Epoch, EventTime, KeyGroup, Position, SplitId, Stage, WallTime};
 use pulso_core::message::Counters;
 use pulso_dataflow::decode::{Decoder, RawRecord};
-use pulso_dataflow::keyed::{KeyedStage, Processed};
+use pulso_dataflow::keyed::KeyedStage;
 use pulso_dataflow::state::{DiskState, KeyGroupState, States};
 use pulso_dataflow::{DataflowError, Payload, Result};
 use pulso_job::JobSpec;
@@ -52,8 +52,8 @@ pub struct Outcome {
 /// A job that runs here.
 pub struct LocalJob {
     decoder: Decoder,
-    stage: KeyedStage,
-    states: MemoryStates,
+    /// Each with its own state; what one forwards the next one takes.
+    stages: Vec<(KeyedStage, MemoryStates)>,
     /// Microseconds that the watermark stays behind the greatest event time.
     delay: i64,
     clock: WallTime,
@@ -72,10 +72,11 @@ impl LocalJob {
     /// Where the job's check let something pass that cannot be executed.
     pub fn new(spec: &Arc<JobSpec>, clock: WallTime) -> Result<Self> {
         let delay = spec.time.as_ref().map_or(0, |time| i64::try_from(time.delay.as_micros()).unwrap_or(i64::MAX));
+        let stage =
+            |number| Ok((KeyedStage::new(Arc::clone(spec), Stage(number))?, MemoryStates::new(spec.key_groups)));
         Ok(Self {
             decoder: Decoder::new(Arc::clone(spec))?,
-            stage: KeyedStage::new(Arc::clone(spec))?,
-            states: MemoryStates((0..spec.key_groups).map(|id| (KeyGroup(id), KeyGroupState::default())).collect()),
+            stages: (0..spec.stages()).map(stage).collect::<Result<_>>()?,
             delay,
             clock,
             watermark: EventTime::MIN,
@@ -129,20 +130,23 @@ impl LocalJob {
 
     fn process(&mut self, payload: Payload) -> Result<()> {
         let (skip, muted) = (BTreeSet::new(), BTreeMap::new());
-        let done: Processed =
-            self.stage.process(&mut self.states, EPOCH, self.watermark, vec![payload], &skip, &muted)?;
-        for counters in done.counters.values() {
-            self.counters.add(counters);
-        }
-        for (rows, _) in done.outputs.into_values() {
-            for rows in &rows.sinks {
-                if let Some(table) = self.tables.get_mut(rows.sink) {
-                    table.apply(rows)?;
+        let mut payload = payload;
+        for (stage, states) in &mut self.stages {
+            let done = stage.process(states, EPOCH, self.watermark, vec![payload], &skip, &muted)?;
+            for counters in done.counters.values() {
+                self.counters.add(counters);
+            }
+            for (rows, _) in done.outputs.into_values() {
+                for rows in &rows.sinks {
+                    if let Some(table) = self.tables.get_mut(rows.sink) {
+                        table.apply(rows)?;
+                    }
+                }
+                if let Some(letters) = &rows.letters {
+                    self.dead_letters.extend(dead_letters(letters)?);
                 }
             }
-            if let Some(letters) = &rows.letters {
-                self.dead_letters.extend(dead_letters(letters)?);
-            }
+            payload = done.forward;
         }
         Ok(())
     }
@@ -177,7 +181,17 @@ impl DiskState for NoDisk {
     }
 }
 
+impl MemoryStates {
+    fn new(key_groups: u16) -> Self {
+        Self((0..key_groups).map(|id| (KeyGroup(id), KeyGroupState::default())).collect())
+    }
+}
+
 impl States for MemoryStates {
+    fn hosted(&self) -> Vec<KeyGroup> {
+        self.0.keys().copied().collect()
+    }
+
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {
         Some((self.0.get_mut(&key_group)?, &NoDisk as &dyn DiskState))
     }

@@ -21,8 +21,6 @@ mod transaction;
 mod write;
 mod writer;
 
-pub use error::TargetError;
 pub use inspect::{Inspection, TableFinding, inspect_database};
-pub use ledger::Rows;
 pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;

@@ -3,6 +3,7 @@
 mod aggregate;
 mod expression;
 mod field;
+mod input;
 mod name;
 mod panel;
 mod sink;
@@ -21,6 +22,7 @@ use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
 use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
 use crate::submission::{MAX_FILE_BYTES, Submission};
+pub use input::{InputSpec, input};
 use name::Columns;
 
 pub(crate) use field::TYPES;
