@@ -1,5 +1,5 @@
-//! What `healthctl` shares with its demo and the tests: generators of records, CSV files, sending to Kafka, job files, and
-//! jobs that run without any server.
+//! What `healthctl` shares with its demo and the tests: generators of records, CSV files, sending to Kafka, job files,
+//! and jobs that run without any server.
 
 pub mod csv_file;
 mod devices;

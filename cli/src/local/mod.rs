@@ -13,7 +13,7 @@ use arrow::datatypes::Int64Type;
 use pulso_core::ids::{Epoch, EventTime, KeyGroup, Position, SplitId, Stage, WallTime};
 use pulso_core::message::Counters;
 use pulso_dataflow::decode::{Decoder, RawRecord};
-use pulso_dataflow::keyed::KeyedStage;
+use pulso_dataflow::keyed::{KeyedStage, Processed};
 use pulso_dataflow::state::{DiskState, KeyGroupState, States};
 use pulso_dataflow::{DataflowError, Payload, Result};
 use pulso_job::JobSpec;
@@ -52,7 +52,7 @@ pub struct Outcome {
 /// A job that runs here.
 pub struct LocalJob {
     decoder: Decoder,
-    /// Each with its own state; what one forwards the next one takes.
+    /// Each feeds the next.
     stages: Vec<(KeyedStage, MemoryStates)>,
     /// Microseconds that the watermark stays behind the greatest event time.
     delay: i64,
@@ -72,8 +72,10 @@ impl LocalJob {
     /// Where the job's check let something pass that cannot be executed.
     pub fn new(spec: &Arc<JobSpec>, clock: WallTime) -> Result<Self> {
         let delay = spec.time.as_ref().map_or(0, |time| i64::try_from(time.delay.as_micros()).unwrap_or(i64::MAX));
-        let stage =
-            |number| Ok((KeyedStage::new(Arc::clone(spec), Stage(number))?, MemoryStates::new(spec.key_groups)));
+        let stage = |stage: u8| {
+            let groups = (0..spec.key_groups).map(|id| (KeyGroup(id), KeyGroupState::default()));
+            Ok((KeyedStage::new(Arc::clone(spec), Stage(stage))?, MemoryStates(groups.collect())))
+        };
         Ok(Self {
             decoder: Decoder::new(Arc::clone(spec))?,
             stages: (0..spec.stages()).map(stage).collect::<Result<_>>()?,
@@ -128,14 +130,12 @@ impl LocalJob {
         Ok(Outcome { tables, dead_letters, read, counters })
     }
 
-    fn process(&mut self, payload: Payload) -> Result<()> {
+    fn process(&mut self, mut payload: Payload) -> Result<()> {
         let (skip, muted) = (BTreeSet::new(), BTreeMap::new());
-        let mut payload = payload;
         for (stage, states) in &mut self.stages {
-            let done = stage.process(states, EPOCH, self.watermark, vec![payload], &skip, &muted)?;
-            for counters in done.counters.values() {
-                self.counters.add(counters);
-            }
+            let done: Processed = stage.process(states, EPOCH, self.watermark, vec![payload], &skip, &muted)?;
+            payload = done.forward;
+            done.counters.values().for_each(|counters| self.counters.add(counters));
             for (rows, _) in done.outputs.into_values() {
                 for rows in &rows.sinks {
                     if let Some(table) = self.tables.get_mut(rows.sink) {
@@ -146,7 +146,6 @@ impl LocalJob {
                     self.dead_letters.extend(dead_letters(letters)?);
                 }
             }
-            payload = done.forward;
         }
         Ok(())
     }
@@ -178,12 +177,6 @@ struct NoDisk;
 impl DiskState for NoDisk {
     fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
         Ok(vec![None; keys.len()])
-    }
-}
-
-impl MemoryStates {
-    fn new(key_groups: u16) -> Self {
-        Self((0..key_groups).map(|id| (KeyGroup(id), KeyGroupState::default())).collect())
     }
 }
 

@@ -108,8 +108,8 @@ pub(crate) async fn what_was_under_way_is_settled_by_the_ledger(brokers: &str) {
     let mut writer = Writer::of(id, &spec, &[0, 1]);
     writer.take_over(1, true).await.unwrap();
     let mut expected = Vec::new();
-    for value in 0..24 {
-        let patience = Duration::from_micros(400 * u64::try_from(value).unwrap());
+    for value in 0..12 {
+        let patience = Duration::from_micros(800 * u64::try_from(value).unwrap());
         let answered = tokio::time::timeout(patience, writer.transact(vec![one(value)])).await;
         if let Ok(done) = answered {
             assert_eq!(done.unwrap(), Outcome::Committed);
@@ -126,7 +126,7 @@ pub(crate) async fn what_was_under_way_is_settled_by_the_ledger(brokers: &str) {
         }
     }
     assert_eq!(values(brokers, "settled"), expected);
-    assert!(expected.len() < 24, "none was given up in time");
+    assert!(expected.len() < 12, "none was given up in time");
 }
 
 pub(crate) async fn a_guard_that_misses_writes_nothing(brokers: &str) {

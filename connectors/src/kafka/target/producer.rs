@@ -161,15 +161,18 @@ impl Producer {
             record.headers =
                 Some(message.headers.iter().fold(none, |all, (key, value)| all.insert(Header { key, value: *value })));
         }
+        let mut patience: Option<Call> = None;
         loop {
             let Err((error, unsent)) = self.client.send(record) else { return Ok(()) };
             self.undelivered()?;
             match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) if call.goes_on() => {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    if !patience.get_or_insert_with(|| call.anew()).goes_on() {
+                        return Err(self.no_answer("sending"));
+                    }
                     std::thread::sleep(FULL);
                     record = unsent;
                 }
-                Some(RDKafkaErrorCode::QueueFull) => return Err(self.no_answer("sending")),
                 Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
                     let code = RDKafkaErrorCode::MessageSizeTooLarge;
                     return Err(Trouble::Undelivered(Undelivered { topic: message.topic.to_owned(), code }));
@@ -179,16 +182,21 @@ impl Producer {
         }
     }
 
-    /// Waits until the brokers have everything that was sent.
+    /// Waits until the brokers have everything that was sent, for as long as they take more of it.
     pub(super) fn deliver(&self, call: &Call) -> Result<(), Trouble> {
+        let (mut patience, mut waiting) = (call.anew(), self.client.in_flight_count());
         loop {
             // With a time-out it would look only every 100 ms.
             let flushed = self.client.flush(Duration::ZERO);
             self.undelivered()?;
             match flushed {
                 Ok(()) => return Ok(()),
-                Err(_) if call.goes_on() => std::thread::sleep(ON_ITS_WAY),
+                Err(_) if patience.goes_on() => std::thread::sleep(ON_ITS_WAY),
                 Err(_) => return Err(self.no_answer("sending")),
+            }
+            let left = self.client.in_flight_count();
+            if left < std::mem::replace(&mut waiting, left) {
+                patience = call.anew();
             }
         }
     }
