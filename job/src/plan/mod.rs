@@ -30,8 +30,9 @@ pub struct Plan {
 /// An exchange and the work behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StagePlan {
-    /// Columns by whose values records are spread over the key groups; empty: by the split that they come from.
-    pub exchange_by: Vec<String>,
+    /// Columns by whose values rows are spread over the key groups: of the first stage one list, empty where it is the split
+    /// that decides; of the second one for each aggregate.
+    pub exchange_by: Vec<Vec<String>>,
     /// Where that follows from.
     pub because: String,
     pub work: Vec<String>,
@@ -49,7 +50,7 @@ pub struct TargetPlan {
 #[must_use]
 pub fn plan(job: &JobSpec) -> Plan {
     let mut stages = vec![first_stage(job)];
-    stages.extend(job.aggregates.iter().filter(|aggregate| aggregate.own_stage).map(|a| own_stage(job, a)));
+    stages.extend((job.stages() > 1).then(|| second_stage(job)));
     Plan {
         job: job.name.clone(),
         key_groups: job.key_groups,
@@ -98,17 +99,23 @@ fn first_stage(job: &JobSpec) -> StagePlan {
             figures(job, aggregate)
         ));
     }
-    StagePlan { exchange_by: names(job, &job.routing_key), because: because.to_owned(), work }
+    StagePlan { exchange_by: vec![names(job, &job.routing_key)], because: because.to_owned(), work }
 }
 
-fn own_stage(job: &JobSpec, aggregate: &AggregateSpec) -> StagePlan {
-    let lacking: Vec<ColumnIndex> =
-        job.routing_key.iter().copied().filter(|column| !aggregate.group_by.contains(column)).collect();
-    let because = match lacking.as_slice() {
-        [] => "records are spread by split, so a group is in several places".to_owned(),
-        lacking => format!("its group_by lacks {} of the routing key", listed(job, lacking)),
+fn second_stage(job: &JobSpec) -> StagePlan {
+    let own: Vec<&AggregateSpec> = job.aggregates.iter().filter(|aggregate| aggregate.own_stage).collect();
+    let why = |aggregate: &&AggregateSpec| {
+        let lacking = job.routing_key.iter().copied().filter(|column| !aggregate.group_by.contains(column));
+        match lacking.collect::<Vec<_>>().as_slice() {
+            [] => "records are spread by split, so a group is in several places".to_owned(),
+            lacking => format!("the group_by of {} lacks {} of the routing key", aggregate.name, listed(job, lacking)),
+        }
     };
-    StagePlan { exchange_by: names(job, &aggregate.group_by), because, work: vec![figures(job, aggregate)] }
+    StagePlan {
+        exchange_by: own.iter().map(|aggregate| names(job, &aggregate.group_by)).collect(),
+        because: own.iter().map(why).collect::<Vec<_>>().join("; "),
+        work: own.iter().map(|aggregate| figures(job, aggregate)).collect(),
+    }
 }
 
 fn figures(job: &JobSpec, aggregate: &AggregateSpec) -> String {
@@ -230,7 +237,8 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "job {}: reads {}, state in {} key groups", self.job, self.source, self.key_groups)?;
         for (number, stage) in (1..).zip(&self.stages) {
-            let by = if stage.exchange_by.is_empty() { "split".to_owned() } else { stage.exchange_by.join(", ") };
+            let key = |columns: &Vec<String>| if columns.is_empty() { "split".to_owned() } else { columns.join(", ") };
+            let by = stage.exchange_by.iter().map(key).collect::<Vec<_>>().join(" and by ");
             writeln!(f, "stage {number}: exchange by {by} ({})", stage.because)?;
             stage.work.iter().try_for_each(|work| writeln!(f, "  {work}"))?;
         }

@@ -23,7 +23,7 @@ fn a_job_with_two_stages() {
     job ecommerce: reads topic ecommerce-events, state in 32 key groups
     stage 1: exchange by event_id (the key of [dedup])
       dedup by event_id, remembered for 7d; a changed record is ignored
-    stage 2: exchange by product_category (its group_by lacks event_id of the routing key)
+    stage 2: exchange by product_category (the group_by of revenue_by_category lacks event_id of the routing key)
       aggregate revenue_by_category by product_category, windows of 1h, a row at every change
     target db (postgres), one transaction per TaskManager and epoch:
       1. table public.events from records: the first by event_id stays
@@ -40,7 +40,7 @@ fn an_aggregate_may_share_the_exchange() {
     assert_eq!(plan.stages.len(), 1);
     assert_eq!(
         (plan.stages[0].exchange_by.as_slice(), plan.stages[0].because.as_str()),
-        (["patient_id".to_owned()].as_slice(), "`route_by` of [dedup]")
+        ([vec!["patient_id".to_owned()]].as_slice(), "`route_by` of [dedup]")
     );
     assert!(plan.stages[0].work[1].contains("so it shares this exchange"), "{:?}", plan.stages[0].work);
     assert_eq!(plan.dead_letters, "topic health-data-dlq in kafka");
