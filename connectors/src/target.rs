@@ -10,6 +10,7 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
+use crate::kafka::KafkaWriter;
 use crate::mysql::MySqlWriter;
 use crate::postgres::PostgresWriter;
 
@@ -30,12 +31,29 @@ pub enum TargetError {
     Fatal { reason: String },
 }
 
+/// What is wrong, and with the table of which sink; else with what Pulso keeps in the database itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableFinding {
+    /// Index into `JobSpec::sinks`.
+    pub sink: Option<usize>,
+    pub text: String,
+}
+
+/// What a look at the tables of a database found; nothing is changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inspection {
+    pub findings: Vec<TableFinding>,
+    /// Tables that the first start of the job makes, quoted.
+    pub to_be_made: Vec<String>,
+}
+
 /// Executes the target commands of `pulso_core::worker::Command` on one target.
 ///
 /// Dropping it, or a future of it that is not done, closes the connection at once; the outcome is then unknown.
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
     MySql(Box<MySqlWriter>),
+    Kafka(Box<KafkaWriter>),
 }
 
 macro_rules! each {
@@ -43,6 +61,7 @@ macro_rules! each {
         match $self {
             TargetWriter::Postgres($writer) => $call,
             TargetWriter::MySql($writer) => $call,
+            TargetWriter::Kafka($writer) => $call,
         }
     };
 }
@@ -59,9 +78,7 @@ impl TargetWriter {
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
             TargetKind::MySql { .. } => Self::MySql(Box::new(MySqlWriter::new(job, target, spec)?)),
-            TargetKind::Kafka { .. } => {
-                return Err(TargetError::Fatal { reason: format!("target {} is of no kind to write to", found.name) });
-            }
+            TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
         })
     }
 

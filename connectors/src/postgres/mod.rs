@@ -6,9 +6,11 @@ mod copy;
 mod create;
 mod encode;
 mod error;
+mod inspect;
 mod ledger;
 mod letters;
 mod numeric;
+mod panel;
 mod quote;
 mod table;
 mod tables;
@@ -17,4 +19,6 @@ mod transaction;
 mod write;
 mod writer;
 
+pub use inspect::inspect_database;
+pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;

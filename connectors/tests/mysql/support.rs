@@ -79,12 +79,12 @@ pub(crate) async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {
 
 /// Of a query by the text protocol.
 pub(crate) fn texts(rows: &[Row]) -> Vec<Vec<String>> {
-    let text = |value: &Value| match value {
-        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        value => {
-            assert_eq!(*value, Value::NULL, "the text protocol has no others");
-            "null".to_owned()
+    let text = |value: &Value| {
+        if let Value::Bytes(bytes) = value {
+            return String::from_utf8_lossy(bytes).into_owned();
         }
+        assert_eq!(*value, Value::NULL, "the text protocol has no others");
+        "null".to_owned()
     };
     rows.iter().map(|row| (0..row.len()).map(|i| text(row.as_ref(i).unwrap())).collect()).collect()
 }

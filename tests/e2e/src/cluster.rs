@@ -163,6 +163,11 @@ impl Cluster {
         Ok(JobFile(path))
     }
 
+    /// A job of the repository, unchanged.
+    pub fn example(name: &str) -> JobFile {
+        JobFile(repository().join("jobs").join(name).with_extension("toml"))
+    }
+
     pub fn submit(&self, job: &JobFile) -> Result<()> {
         let path = job.0.to_str().context("the path is text")?;
         self.healthctl(&["submit", path]).map(drop)
@@ -170,8 +175,13 @@ impl Cluster {
 
     /// Waits until the conservation line adds up: each of the `total` records is read, and accounted for in one place.
     pub async fn accounts_for(&self, total: u64) -> Result<()> {
+        self.job_accounts_for("health-records", total).await
+    }
+
+    /// The same of this job.
+    pub async fn job_accounts_for(&self, job: &str, total: u64) -> Result<()> {
         until_ok("every record to be accounted for", Duration::from_secs(60), async || {
-            let status = self.json(&["status", "health-records"])?;
+            let status = self.json(&["status", job])?;
             let of = |name: &str| status[name].as_u64().unwrap_or(0);
             let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
             let adds_up = sum == total && of("records_read") == total && status["conserved"] == true;
@@ -294,6 +304,11 @@ fn free_port() -> Result<u16> {
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The program, without a cluster.
+pub fn healthctl() -> Command {
+    Command::new(binary("healthctl"))
 }
 
 /// Programs lie beside the folder of the test's own binary.
