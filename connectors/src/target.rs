@@ -31,21 +31,37 @@ pub enum TargetError {
     Fatal { reason: String },
 }
 
+/// What is wrong, and with the table of which sink; else with what Pulso keeps in the database itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableFinding {
+    /// Index into `JobSpec::sinks`.
+    pub sink: Option<usize>,
+    pub text: String,
+}
+
+/// What a look at the tables of a database found; nothing is changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inspection {
+    pub findings: Vec<TableFinding>,
+    /// Tables that the first start of the job makes, quoted.
+    pub to_be_made: Vec<String>,
+}
+
 /// Executes the target commands of `pulso_core::worker::Command` on one target.
 ///
 /// Dropping it, or a future of it that is not done, closes the connection at once; the outcome is then unknown.
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
-    Kafka(Box<KafkaWriter>),
     MySql(Box<MySqlWriter>),
+    Kafka(Box<KafkaWriter>),
 }
 
 macro_rules! each {
     ($self:ident, $writer:ident => $call:expr) => {
         match $self {
             TargetWriter::Postgres($writer) => $call,
-            TargetWriter::Kafka($writer) => $call,
             TargetWriter::MySql($writer) => $call,
+            TargetWriter::Kafka($writer) => $call,
         }
     };
 }
@@ -61,8 +77,8 @@ impl TargetWriter {
         };
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
-            TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
             TargetKind::MySql { .. } => Self::MySql(Box::new(MySqlWriter::new(job, target, spec)?)),
+            TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
         })
     }
 

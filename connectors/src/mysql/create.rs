@@ -15,7 +15,7 @@ use super::types::create_table;
 const ASCII: &str = "CHARACTER SET ascii COLLATE ascii_bin";
 
 /// MySQL has no schemas inside of a database, so names tell whose they are. One writer makes them at a time: see [`ALONE`].
-fn own_tables() -> [(&'static str, String); 3] {
+pub(crate) fn own_tables() -> [(&'static str, String); 3] {
     [
         (
             "pulso_ledger",

@@ -4,6 +4,7 @@ mod address;
 mod connect;
 mod create;
 mod error;
+mod inspect;
 mod ledger;
 mod letters;
 mod literal;
@@ -16,4 +17,5 @@ mod types;
 mod write;
 mod writer;
 
+pub use inspect::inspect_database;
 pub use writer::MySqlWriter;

@@ -55,7 +55,8 @@ pub(crate) async fn check(
     if wrong.is_empty() { Ok(tables) } else { Err(Failure::fatal(wrong.join("; "))) }
 }
 
-async fn check_one(
+/// A sink's table, or everything that is wrong with it.
+pub(crate) async fn check_one(
     connection: &Connection,
     spec: &JobSpec,
     zone: &Zone,
@@ -103,7 +104,7 @@ async fn check_one(
         return Ok(Err(wrong));
     }
     let names: Vec<String> = sink.columns.iter().map(|column| column.name.clone()).collect();
-    let missing = missing_privileges(connection, write, &name, &names).await?;
+    let missing = missing_privileges(connection, needed(write), &name, &names).await?;
     if !missing.is_empty() {
         return Ok(Err(vec![denied(connection, &name, &missing)]));
     }
@@ -262,9 +263,9 @@ fn is_uuid(column: &pulso_job::spec::SinkColumn) -> bool {
 }
 
 /// Tried by statements that touch no row: what roles and grants add up to, only the server knows.
-async fn missing_privileges(
+pub(crate) async fn missing_privileges(
     connection: &Connection,
-    write: &WriteMode,
+    needed: &[&str],
     name: &str,
     columns: &[String],
 ) -> Result<Vec<&'static str>, Failure> {
@@ -276,11 +277,6 @@ async fn missing_privileges(
         ("UPDATE", format!("UPDATE {name} SET {first} = {first} WHERE FALSE")),
         ("DELETE", format!("DELETE FROM {name} WHERE FALSE")),
     ];
-    let needed: &[&str] = match write {
-        WriteMode::Append => &["SELECT", "INSERT"],
-        WriteMode::KeepFirst { .. } | WriteMode::Upsert { newest_by: Some(_), .. } => &["SELECT", "INSERT", "UPDATE"],
-        WriteMode::Upsert { newest_by: None, .. } => &["SELECT", "INSERT", "UPDATE", "DELETE"],
-    };
     let mut missing = Vec::new();
     for (privilege, probe) in probes.into_iter().filter(|(privilege, _)| needed.contains(privilege)) {
         match connection.run(probe).await {
@@ -291,7 +287,15 @@ async fn missing_privileges(
     Ok(missing)
 }
 
-fn denied(connection: &Connection, name: &str, missing: &[&str]) -> String {
+fn needed(write: &WriteMode) -> &'static [&'static str] {
+    match write {
+        WriteMode::Append => &["SELECT", "INSERT"],
+        WriteMode::KeepFirst { .. } | WriteMode::Upsert { newest_by: Some(_), .. } => &["SELECT", "INSERT", "UPDATE"],
+        WriteMode::Upsert { newest_by: None, .. } => &["SELECT", "INSERT", "UPDATE", "DELETE"],
+    }
+}
+
+pub(crate) fn denied(connection: &Connection, name: &str, missing: &[&str]) -> String {
     let user = &connection.facts.user;
     format!("{user} may not write it; run: GRANT {} ON {name} TO {user};", missing.join(", "))
 }

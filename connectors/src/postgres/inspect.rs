@@ -9,22 +9,7 @@ use super::create::{TABLES, create_table};
 use super::error::{Failure, UNDEFINED_TABLE};
 use super::{quote, tables};
 use crate::database::Zone;
-
-/// What is wrong, and with the table of which sink; else with what Pulso keeps in the database itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableFinding {
-    /// Index into `JobSpec::sinks`.
-    pub sink: Option<usize>,
-    pub text: String,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Inspection {
-    pub findings: Vec<TableFinding>,
-    /// Tables that the first start of the job makes, quoted.
-    pub to_be_made: Vec<String>,
-}
+use crate::target::{Inspection, TableFinding};
 
 /// Looks at the tables of one target.
 ///
@@ -36,10 +21,10 @@ pub async fn inspect_database(spec: &JobSpec, target: TargetIndex) -> Result<Ins
 
 async fn inspect(spec: &JobSpec, target: TargetIndex) -> Result<Inspection, Failure> {
     const APPLICATION: &str = "pulso/check";
-    let Some(TargetKind::Postgres { url, .. }) = spec.targets.get(target).map(|target| &target.kind) else {
+    let Some(TargetKind::Postgres { url, zone, .. }) = spec.targets.get(target).map(|target| &target.kind) else {
         return Err(Failure::fatal("the target is not a PostgreSQL database"));
     };
-    let address = Address::parse(url)?;
+    let (address, zone) = (Address::parse(url)?, Zone::named(zone).map_err(Failure::fatal)?);
     let connection = Connection::open(&address, APPLICATION).await?;
     connection.run("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await?;
     connection.prove_session(&address, APPLICATION).await?;
@@ -50,7 +35,7 @@ async fn inspect(spec: &JobSpec, target: TargetIndex) -> Result<Inspection, Fail
         inspection.findings.push(TableFinding { sink: None, text });
     }
     for sink in spec.tables(target) {
-        let mut wrong = of_sink(&connection, spec, &sink, &mut inspection.to_be_made).await?;
+        let mut wrong = of_sink(&connection, spec, &zone, &sink, &mut inspection.to_be_made).await?;
         wrong.extend(other_owner(&connection, spec, &sink).await?);
         inspection.findings.extend(wrong.into_iter().map(|text| TableFinding { sink: Some(sink.index), text }));
     }
@@ -125,14 +110,13 @@ async fn is_there(connection: &Connection, name: &(String, String)) -> Result<bo
 async fn of_sink(
     connection: &Connection,
     spec: &JobSpec,
+    zone: &Zone,
     sink: &TableSink<'_>,
     to_be_made: &mut Vec<String>,
 ) -> Result<Vec<String>, Failure> {
     let name = &sink.table.name;
     if is_there(connection, name).await? {
-        // Whether the table fits does not depend on the zone of its columns.
-        let zone = Zone::named("UTC").map_err(Failure::fatal)?;
-        return Ok(tables::check_one(connection, spec, &zone, sink).await?.err().unwrap_or_default());
+        return Ok(tables::check_one(connection, spec, zone, sink).await?.err().unwrap_or_default());
     }
     if !sink.table.create {
         let statement = create_table(spec, sink);

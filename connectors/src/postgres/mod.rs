@@ -19,6 +19,6 @@ mod transaction;
 mod write;
 mod writer;
 
-pub use inspect::{Inspection, TableFinding, inspect_database};
+pub use inspect::inspect_database;
 pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;

@@ -1,6 +1,7 @@
 //! What `check --online` sees of a database: all that a takeover would refuse, and nothing is changed by looking.
 
-use pulso_connectors::postgres::{Inspection, inspect_database};
+use pulso_connectors::postgres::inspect_database;
+use pulso_connectors::target::Inspection;
 use pulso_job::spec::{DeadLettersTo, JobSpec, SinkTo, WriteMode};
 
 use crate::support::{Database, Writer, field, key_value, sink, upsert};

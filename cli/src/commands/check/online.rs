@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pulso_connectors::kafka::{KafkaError, TopicFacts, inspect_topic};
-use pulso_connectors::postgres::inspect_database;
+use pulso_connectors::target::Inspection;
+use pulso_connectors::{mysql, postgres};
 use pulso_job::{
     DeadLettersTo, Finding, FindingKind, JobSpec, KafkaSourceSpec, OnChange, OnDataLoss, Place, SinkTo, SourceSpec,
     StartPosition, TargetKind,
@@ -81,23 +82,24 @@ async fn source(spec: &JobSpec) -> Answers {
 
 async fn target(spec: &JobSpec, index: usize) -> Answers {
     match spec.targets.get(index).map(|target| &target.kind) {
-        Some(TargetKind::Postgres { .. }) => database(spec, index).await,
+        Some(TargetKind::Postgres { .. }) => database(spec, index, postgres::inspect_database(spec, index), '"').await,
+        Some(TargetKind::MySql { .. }) => database(spec, index, mysql::inspect_database(spec, index), '`').await,
         Some(TargetKind::Kafka { brokers, security }) => topics(spec, index, brokers, security).await,
-        Some(TargetKind::MySql { .. }) => {
-            let mut answers = Answers::default();
-            let name = spec.targets.get(index).map_or("", |target| &target.name);
-            answers.fact(format!("target {name}: MySQL is not asked; the job looks at its tables when it starts"));
-            answers
-        }
         None => Answers::default(),
     }
 }
 
-async fn database(spec: &JobSpec, index: usize) -> Answers {
+/// `quote` stands around the names that `look` gives.
+async fn database(
+    spec: &JobSpec,
+    index: usize,
+    look: impl Future<Output = Result<Inspection, String>>,
+    quote: char,
+) -> Answers {
     let mut answers = Answers::default();
     let name = spec.targets.get(index).map_or("", |target| &target.name);
     let place = Place::Target { index, key: "url" };
-    let inspection = match tokio::time::timeout(PATIENCE, inspect_database(spec, index)).await {
+    let inspection = match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(inspection)) => inspection,
         Ok(Err(text)) => {
             answers.finding(place, FindingKind::Unreachable, &format!("target {name}: {text}"));
@@ -115,11 +117,13 @@ async fn database(spec: &JobSpec, index: usize) -> Answers {
     }
     for table in spec.tables(index) {
         let (schema, name) = &table.table.name;
-        let quoted = format!("\"{schema}\".\"{name}\"");
+        let parts = [schema, name].into_iter().filter(|part| !part.is_empty());
+        let quoted = parts.clone().map(|part| format!("{quote}{part}{quote}")).collect::<Vec<_>>().join(".");
         let bad = inspection.findings.iter().any(|found| found.sink == Some(table.index));
         let state = if inspection.to_be_made.contains(&quoted) { "is made at the first start" } else { "fits" };
         if !bad {
-            answers.fact(format!("table {schema}.{name}: {state}"));
+            let name = parts.map(String::as_str).collect::<Vec<_>>().join(".");
+            answers.fact(format!("table {name}: {state}"));
         }
     }
     answers
