@@ -22,5 +22,7 @@ pub fn read(path: &Path) -> Result<JobFile> {
     let variable = |name: &str| std::env::var(name).ok();
     let file = |path: &str| std::fs::read_to_string(folder.join(path)).ok();
     let environment = collect_environment(&toml, variable, file);
-    Ok(JobFile { name, submission: Submission { toml, environment } })
+    let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let folder = folder.with_context(|| format!("the folder of {name}"))?.to_string_lossy().into_owned();
+    Ok(JobFile { name, submission: Submission { toml, environment, folder } })
 }

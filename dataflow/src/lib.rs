@@ -1,7 +1,9 @@
 //! Operators on Arrow batches: decode, rules, derive, routing, dedup, sink rows. Pure: bytes and clocks are arguments.
 
 pub mod batch;
+pub mod csv;
 pub mod decode;
+pub mod document;
 mod entry;
 pub mod error;
 mod evaluate;

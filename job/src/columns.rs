@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::spec::{
-    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo,
-    SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WriteMode,
+    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, PathStart, RowsFrom, SinkColumn,
+    SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WriteMode,
 };
 
 impl FieldType {
@@ -74,6 +74,13 @@ impl JobSpec {
         })
     }
 
+    /// Paths that start at a file's root, each once, ascending: what a record of a JSON file carries beside itself.
+    pub fn file_paths(&self) -> Vec<&[String]> {
+        let paths = self.fields.iter().flat_map(|field| &field.paths).filter(|path| path.from == PathStart::File);
+        let unique: std::collections::BTreeSet<&[String]> = paths.map(|path| path.keys.as_slice()).collect();
+        unique.into_iter().collect()
+    }
+
     /// A record may replace another one of its key.
     pub fn corrects(&self) -> bool {
         self.dedup.as_ref().is_some_and(|dedup| dedup.changed == OnChanged::Update)
@@ -81,8 +88,10 @@ impl JobSpec {
 
     /// A record may delete the one of its key.
     pub fn deletes(&self) -> bool {
-        let SourceSpec::Kafka(source) = &self.source;
-        source.tombstone_key.is_some()
+        match &self.source {
+            SourceSpec::Kafka(source) => source.tombstone_key.is_some(),
+            SourceSpec::Files(_) => false,
+        }
     }
 
     /// True for a sink that only appends while rows can be corrected or deleted: `pulso_change` tells which is which.

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All splits that exist now with their start positions, as the job's file says.
 pub(crate) async fn splits(spec: &JobSpec) -> Result<BTreeMap<SplitId, Position>, String> {
-    let SourceSpec::Kafka(kafka) = &spec.source;
+    let SourceSpec::Kafka(kafka) = &spec.source else { return Err("files are not read yet".to_owned()) };
     match tokio::time::timeout(TIMEOUT, pulso_connectors::kafka::discover(kafka)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(e)) => Err(e.to_string()),
@@ -87,7 +87,7 @@ async fn now(topic: &KafkaTopic) -> Result<BTreeMap<SplitId, Position>, KafkaErr
 
 fn open(definition: &JobDefinition) -> Result<KafkaTopic, String> {
     let spec = spec_of(definition).map_err(|e| format!("the submission in the control log cannot be read: {e}"))?;
-    let SourceSpec::Kafka(kafka) = &spec.source;
+    let SourceSpec::Kafka(kafka) = &spec.source else { return Err("not of Kafka".to_owned()) };
     KafkaTopic::open(kafka).map_err(|e| e.to_string())
 }
 

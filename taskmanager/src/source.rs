@@ -190,7 +190,7 @@ impl Task {
     ) -> Result<Self, SourceError> {
         let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: (buffer / 4).min(EPOCH_BYTES) };
         let machine = Source::new(me, deployment, limits);
-        let SourceSpec::Kafka(kafka) = &spec.source;
+        let SourceSpec::Kafka(kafka) = &spec.source else { return Err(SourceError::Stopped) };
         let reader = KafkaReader::open(kafka, &spec.name, machine.starts(), buffer / 2)?;
         let machine_starts = machine.starts();
         let backlog = machine_starts.keys().map(|split| (*split, Backlog::default())).collect();

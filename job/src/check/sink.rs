@@ -15,8 +15,8 @@ use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::spec::{
-    AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec, TargetIndex,
-    TopicSpec, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, FileFormat, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec,
+    TargetIndex, TopicSpec, WindowSpec, WriteMode,
 };
 
 const KEYS: [&str; 14] = [
@@ -297,7 +297,7 @@ fn sink(
     if let (Found::Later, Some(to)) = (found, &to) {
         reader.not_yet(&to.span, "sinks to targets of this type");
     }
-    let (Found::Database(target) | Found::Kafka(target)) = found else {
+    let (Found::Database(target) | Found::Kafka(target) | Found::Files(target)) = found else {
         section.know(&KEYS);
         reader.no_others(section);
         return None;
@@ -318,6 +318,7 @@ fn sink(
     };
     let to = match found {
         Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
+        Found::Files(_) => files(reader, section),
         Found::Database(_) | Found::Later | Found::Nothing => {
             database(reader, section, columns, sink_columns.as_deref(), target, tables)
         }
@@ -370,6 +371,23 @@ fn topic(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkC
     not_for(reader, section, &DATABASE_KEYS, "Kafka");
     not_for(reader, section, &["format"], "Kafka");
     Some(SinkTo::Topic(TopicSpec { topic: topic?, record_key: record_key? }))
+}
+
+fn files(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<SinkTo> {
+    let formats = [("jsonl", FileFormat::Jsonl), ("csv", FileFormat::Csv), ("parquet", FileFormat::Parquet)];
+    let format = match section.take("format") {
+        Some(entry) => {
+            let format = reader.choice(&entry, &formats);
+            if format == Some(FileFormat::Parquet) {
+                reader.not_yet(&entry.span, "files in Parquet");
+            }
+            format
+        }
+        None => Some(FileFormat::Jsonl),
+    };
+    not_for(reader, section, &DATABASE_KEYS, "files");
+    not_for(reader, section, &["topic", "record_key"], "files");
+    format.map(SinkTo::Files)
 }
 
 /// Keys of another type of target.

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, source, unknown_name};
+use super::{MAX_TABLES, files, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -39,12 +41,13 @@ enum State {
 pub(super) enum Found {
     Database(TargetIndex),
     Kafka(TargetIndex),
+    Files(TargetIndex),
     Later,
     /// Broken or unknown: reported.
     Nothing,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Targets {
     let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false) };
     let Some(entry) = reader.required(root, "target") else {
         return targets;
@@ -67,7 +70,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
             continue;
         }
         let named = reader.check_name("a target", entry.key, &entry.key_span);
-        let state = target(reader, entry).filter(|_| named).unwrap_or(State::Broken);
+        let state = target(reader, entry, folder).filter(|_| named).unwrap_or(State::Broken);
         targets.list.push(Target {
             name: entry.key.to_owned(),
             span: entry.key_span.clone(),
@@ -76,10 +79,11 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
         });
     }
     targets.no_database_twice(reader);
+    targets.no_folder_twice(reader);
     targets
 }
 
-fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
+fn target(reader: &mut Reader<'_>, entry: &Entry<'_>, folder: &Path) -> Option<State> {
     let section = reader.section(format!("[target.{}]", printable(entry.key)), entry)?;
     let kind = reader.required(&section, "type")?;
     let keys: &[&'static str] =
@@ -87,7 +91,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
             0 => return postgres(reader, &section),
             1 => &["url", "zone", "max_refused"],
             2 => return kafka(reader, &section),
-            _ => &["path", "roll"],
+            _ => return files_target(reader, &section, folder),
         };
     let what = format!("targets of type {}", kind.value.as_str().unwrap_or_default());
     reader.not_yet(&kind.span, &what);
@@ -111,6 +115,16 @@ fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
     let security = source::security(reader, section);
     reader.no_others(section);
     Some(State::Good(TargetKind::Kafka { brokers: brokers?, security: security? }))
+}
+
+fn files_target(reader: &mut Reader<'_>, section: &Section<'_>, folder: &Path) -> Option<State> {
+    const LEAST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_secs(86_400);
+    let path = reader.required(section, "path").and_then(|entry| files::folder(reader, &entry, folder));
+    let minute = Some(Duration::from_secs(60));
+    let roll = section.take("roll").map_or(minute, |entry| reader.duration(&entry, LEAST..=MOST));
+    reader.no_others(section);
+    Some(State::Good(TargetKind::Files { folder: path?, roll: roll? }))
 }
 
 fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretString> {
@@ -159,12 +173,21 @@ fn share(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<f64> {
     share
 }
 
+impl Target {
+    fn folder(&self) -> Option<&Path> {
+        match &self.state {
+            State::Good(TargetKind::Files { folder, .. }) => Some(folder),
+            State::Good(TargetKind::Postgres { .. } | TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+        }
+    }
+}
+
 impl Targets {
     /// All tables of one database must be one target, since they are written in one transaction.
     fn no_database_twice(&self, reader: &mut Reader<'_>) {
         let url = |target: &Target| match &target.state {
             State::Good(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
-            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+            State::Good(TargetKind::Kafka { .. } | TargetKind::Files { .. }) | State::Later | State::Broken => None,
         };
         for (index, target) in self.list.iter().enumerate() {
             let same = |other: &&Target| url(other).is_some() && url(other) == url(target);
@@ -180,6 +203,23 @@ impl Targets {
         }
     }
 
+    /// Writers of two targets would not know of each other's files.
+    fn no_folder_twice(&self, reader: &mut Reader<'_>) {
+        for (index, target) in self.list.iter().enumerate() {
+            let same = |other: &&Target| other.folder().is_some() && other.folder() == target.folder();
+            if let Some(other) = self.list[..index].iter().find(same) {
+                let message = format!("this is the folder of the target `{}`", other.name);
+                let help = "one target can be named by several sinks";
+                reader.error_help(code::DUPLICATE_NAME, &target.span, message, help);
+            }
+        }
+    }
+
+    /// Folders that sinks or dead letters may write files to, with the places of their targets.
+    pub(super) fn folders(&self) -> impl Iterator<Item = (&Path, &Range<usize>)> {
+        self.list.iter().filter_map(|target| target.folder().map(|folder| (folder, &target.span)))
+    }
+
     pub(super) fn find(&self, reader: &mut Reader<'_>, entry: &Entry<'_>) -> Found {
         let Some(name) = reader.string(entry) else {
             return Found::Nothing;
@@ -193,6 +233,7 @@ impl Targets {
         match &self.list[index].state {
             State::Good(TargetKind::Postgres { .. }) => Found::Database(index),
             State::Good(TargetKind::Kafka { .. }) => Found::Kafka(index),
+            State::Good(TargetKind::Files { .. }) => Found::Files(index),
             State::Later => Found::Later,
             State::Broken => Found::Nothing,
         }
@@ -286,6 +327,7 @@ pub(super) fn dead_letter(
             let topic = reader.required(&section, "topic").and_then(|entry| source::topic(reader, &entry));
             topic.map(|topic| DeadLetterSpec { target, to: DeadLettersTo::Topic(topic) })
         }
+        Found::Files(target) => Some(DeadLetterSpec { target, to: DeadLettersTo::Files }),
         Found::Later => {
             let span = to.map_or(entry.key_span, |to| to.span);
             reader.not_yet(&span, "dead letters to targets of this type");

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod examples;
+mod files;
 mod mutation;
 mod secrets;
 mod semantics;
@@ -55,7 +56,11 @@ key = ["id", "at"]
 pub(super) fn submission(toml: &str) -> Submission {
     let environment = [("DATABASE_URL", "postgres://app:s3cret-pw@db:5432/app"), ("EMPTY", "")];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Submission { toml: toml.to_owned(), environment: environment.collect::<BTreeMap<_, _>>() }
+    Submission {
+        toml: toml.to_owned(),
+        environment: environment.collect::<BTreeMap<_, _>>(),
+        folder: "/jobs".to_owned(),
+    }
 }
 
 pub(super) fn good(toml: &str) -> JobSpec {

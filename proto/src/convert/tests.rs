@@ -382,7 +382,12 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn secrets_are_not_in_debug() {
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://u:hunter2@h/d".to_owned())]);
-    let request = v1::SubmitRequest { toml: "key = 'hunter2'".to_owned(), environment, file_name: String::new() };
+    let request = v1::SubmitRequest {
+        toml: "key = 'hunter2'".to_owned(),
+        environment,
+        file_name: String::new(),
+        folder: String::new(),
+    };
     let definition = v1::JobDefinition { submission: "hunter2".to_owned(), ..Default::default() };
     let text = format!("{request:?} {definition:?}");
     assert!(text.contains("DATABASE_URL") && !text.contains("hunter2"), "{text}");
