@@ -19,6 +19,4 @@ mod transaction;
 mod write;
 mod writer;
 
-pub use error::TargetError;
-pub use ledger::Rows;
 pub use writer::PostgresWriter;
