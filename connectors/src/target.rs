@@ -55,7 +55,7 @@ impl TargetWriter {
         };
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
-            TargetKind::Kafka { .. } => {
+            TargetKind::Kafka { .. } | TargetKind::Files { .. } => {
                 return Err(TargetError::Fatal { reason: format!("target {} is of no kind to write to", found.name) });
             }
         })

@@ -283,6 +283,11 @@ impl Shell {
                     source.committed(committed);
                 }
             }),
+            Command::AddFiles { job, files, .. } => self.with(job, |runtime| {
+                if let Some(source) = &runtime.source {
+                    source.add_files(files);
+                }
+            }),
             Command::OpenLinks { job, deployment, .. } => {
                 let links = self.exchange.open(self.me, &deployment, self.events.clone());
                 self.with(job, |runtime| runtime.links = Some(links));

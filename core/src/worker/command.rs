@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::files::PlacedFile;
 use crate::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Stage, TargetId};
 use crate::ledger::{Mark, Step};
 use crate::message::{Counters, Deployment, Opening, Report, Restore};
@@ -30,6 +31,13 @@ pub enum Command<P, O> {
         job: JobId,
         attempt: Attempt,
         committed: Epoch,
+    },
+
+    /// More files of splits that are read here.
+    AddFiles {
+        job: JobId,
+        attempt: Attempt,
+        files: Vec<PlacedFile>,
     },
 
     // Exchange

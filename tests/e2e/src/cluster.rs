@@ -45,12 +45,17 @@ pub struct JobFile(pub PathBuf);
 impl Cluster {
     /// A JobManager that answers, without TaskManagers.
     pub async fn start(world: &World, flags: &[&str]) -> Result<Self> {
+        Self::start_at(world.folder.path(), world.kafka.brokers(), world.postgres.url(), flags).await
+    }
+
+    /// The same without Kafka, for jobs that read files.
+    pub async fn start_at(folder: &Path, brokers: &str, database_url: &str, flags: &[&str]) -> Result<Self> {
         let mut cluster = Self {
-            folder: world.folder.path().join("cluster"),
+            folder: folder.join("cluster"),
             rpc: free_port()?,
             http: free_port()?,
-            brokers: world.kafka.brokers().to_owned(),
-            database_url: world.postgres.url().to_owned(),
+            brokers: brokers.to_owned(),
+            database_url: database_url.to_owned(),
             jobmanager: None,
             standby: None,
             started: 0,
@@ -170,8 +175,12 @@ impl Cluster {
 
     /// Waits until the conservation line adds up: each of the `total` records is read, and accounted for in one place.
     pub async fn accounts_for(&self, total: u64) -> Result<()> {
+        self.job_accounts_for("health-records", total).await
+    }
+
+    pub async fn job_accounts_for(&self, job: &str, total: u64) -> Result<()> {
         until_ok("every record to be accounted for", Duration::from_secs(60), async || {
-            let status = self.json(&["status", "health-records"])?;
+            let status = self.json(&["status", job])?;
             let of = |name: &str| status[name].as_u64().unwrap_or(0);
             let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
             let adds_up = sum == total && of("records_read") == total && status["conserved"] == true;

@@ -7,6 +7,7 @@ mod oracle;
 mod proxy;
 mod scene;
 mod wait;
+mod ward;
 
 pub use cluster::{Cluster, JobFile, TaskManager};
 pub use hold::{hold, waiting_copies};
@@ -15,6 +16,7 @@ pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, record
 pub use proxy::Proxy;
 pub use scene::Scene;
 pub use wait::{until, until_ok};
+pub use ward::{Ward, names};
 
 use anyhow::Result;
 use pulso_servers::{Kafka, KafkaOptions, Postgres, PostgresOptions, TemporaryFolder};
@@ -22,6 +24,11 @@ use tokio::sync::{Mutex, MutexGuard};
 
 /// Two clusters at once would only measure the machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Until the guard is dropped no other test of this process runs.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().await
+}
 
 /// The outside world of one test: its servers and a folder that is deleted at its end.
 pub struct World {
@@ -33,7 +40,7 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Result<Self> {
-        let alone = ONE_AT_A_TIME.lock().await;
+        let alone = alone().await;
         let folder = pulso_servers::temporary_folder()?;
         let kafka = KafkaOptions { partitions: 4, ..KafkaOptions::new(folder.path().join("kafka")) };
         let postgres = PostgresOptions::new(folder.path().join("postgres"), "health");
