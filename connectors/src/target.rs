@@ -10,6 +10,7 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
+use crate::files::FilesWriter;
 use crate::postgres::PostgresWriter;
 
 /// What the ledger says of each key group asked for; `None` where the row is missing.
@@ -34,12 +35,14 @@ pub enum TargetError {
 /// Dropping it, or a future of it that is not done, closes the connection at once; the outcome is then unknown.
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
+    Files(Box<FilesWriter>),
 }
 
 macro_rules! each {
     ($self:ident, $writer:ident => $call:expr) => {
         match $self {
             TargetWriter::Postgres($writer) => $call,
+            TargetWriter::Files($writer) => $call,
         }
     };
 }
@@ -55,7 +58,8 @@ impl TargetWriter {
         };
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
-            TargetKind::Kafka { .. } | TargetKind::Files { .. } => {
+            TargetKind::Files { .. } => Self::Files(Box::new(FilesWriter::new(job, target, &spec)?)),
+            TargetKind::Kafka { .. } => {
                 return Err(TargetError::Fatal { reason: format!("target {} is of no kind to write to", found.name) });
             }
         })
@@ -104,6 +108,17 @@ impl TargetWriter {
     /// `ConnectionLost` also where there is none.
     pub async fn read_ledger(&mut self, key_groups: &BTreeSet<KeyGroupId>) -> Result<Rows, TargetError> {
         each!(self, writer => writer.read_ledger(key_groups).await)
+    }
+
+    /// Nothing more will come: what is committed becomes visible to readers, where a commit alone does not do that.
+    ///
+    /// # Errors
+    /// Every [`TargetError`].
+    pub async fn finish(&mut self) -> Result<(), TargetError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Files(writer) => writer.finish().await,
+        }
     }
 
     /// Executes the steps; `outputs` are the rows of the epochs that [`Step::Rows`] names.

@@ -320,8 +320,8 @@ impl Shell {
             Command::Register { job, attempt, target, key_groups } => {
                 self.order(job, target, Order::Register { attempt, key_groups });
             }
-            Command::ReadLedger { job, attempt, target, key_groups } => {
-                self.order(job, target, Order::ReadLedger { attempt, key_groups });
+            Command::ReadLedger { job, attempt, target, key_groups, last } => {
+                self.order(job, target, Order::ReadLedger { attempt, key_groups, last });
             }
             Command::Transact { job, attempt, target, steps, outputs } => {
                 self.order(job, target, Order::Transact { attempt, steps, outputs });

@@ -123,12 +123,14 @@ pub enum Command<P, O> {
         target: TargetId,
         key_groups: BTreeSet<KeyGroupId>,
     },
-    /// Read the rows on the connection there is.
+    /// Read the rows on the connection there is. `last`: the job has no more epochs, so nothing will be committed any
+    /// more, and what is committed must not wait for more to become visible.
     ReadLedger {
         job: JobId,
         attempt: Attempt,
         target: TargetId,
         key_groups: BTreeSet<KeyGroupId>,
+        last: bool,
     },
     /// Execute the steps; `outputs` are the rows of the epochs that `Step::Rows` names.
     Transact {
