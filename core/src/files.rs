@@ -1,7 +1,7 @@
 //! Files as input: what was found, where each file is read, and which of them a replay may still need.
 //!
 //! A job of files has a fixed number of splits. Each reads its files one after the other; a position is the number of a
-//! file in its split and a byte of it. So a thousand new files change neither plan nor cut: docs/adr/0006.
+//! file in its split and a byte of it. So a thousand new files change neither plan nor cut: docs/adr/0007.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, record
 pub use proxy::Proxy;
 pub use scene::Scene;
 pub use wait::{until, until_ok};
-pub use ward::{Ward, names};
+pub use ward::{FILES_LETTERS, FILES_SINK, Ward, names};
 
 use anyhow::Result;
 use pulso_servers::{Kafka, KafkaOptions, Postgres, PostgresOptions, TemporaryFolder};

@@ -53,6 +53,23 @@ key = ["patient_id", "sensor", "at"]
 create = true
 "#;
 
+/// To be appended to the job: the same rows as lines of files too.
+pub const FILES_SINK: &str = r#"
+[target.out]
+type = "files"
+path = "out"
+roll = "1s"
+
+[[sink]]
+to = "out"
+"#;
+
+/// The same for its dead letters.
+pub const FILES_LETTERS: &str = r#"
+[dead_letter]
+to = "out"
+"#;
+
 /// Patient, sensor, microseconds since 1970.
 type Key = (i64, String, i64);
 /// In hundredths.
@@ -66,6 +83,8 @@ pub struct Ward {
     pub postgres: Postgres,
     pub folder: TemporaryFolder,
     expected: BTreeMap<Key, Value>,
+    /// Every value that any good record of a key had.
+    ever: BTreeSet<(Key, Value)>,
     /// File and reason of every dead letter.
     letters: BTreeMap<(String, String), usize>,
     /// Elements of good files, and one for each bad file.
@@ -93,6 +112,7 @@ impl Ward {
             postgres,
             folder,
             expected: BTreeMap::new(),
+            ever: BTreeSet::new(),
             letters: BTreeMap::new(),
             records: 0,
             names: BTreeSet::new(),
@@ -172,7 +192,9 @@ impl Ward {
                 1 => format!(r#"{{"valor":{whole}.{cents:02},"timestamp":"{text}"}}"#),
                 2 => "17".to_owned(),
                 _ => {
-                    self.expected.insert((patient, sensor.to_owned(), at * 1_000_000), value);
+                    let key = (patient, sensor.to_owned(), at * 1_000_000);
+                    self.ever.insert((key.clone(), value));
+                    self.expected.insert(key, value);
                     format!(r#"{{"sensor":"{sensor}","valor":{whole}.{cents:02},"timestamp":"{text}"}}"#)
                 }
             });
@@ -238,6 +260,62 @@ impl Ward {
         .await
     }
 
+    /// Waits until the files that the job has written tell of every change that it counts, and of nothing else: of each
+    /// key one new row, and the value that it has at the end.
+    pub async fn written_files_are_right(&self) -> Result<()> {
+        until_ok("the files to hold what was written", LIMIT, async || {
+            let (mut new, mut values) = (BTreeMap::new(), BTreeSet::new());
+            let lines = self.written("sink2")?;
+            for line in &lines {
+                let time = line["at"].as_str().context("a time")?;
+                let value = (line["valor"].as_f64().context("a number")? * 100.0).round();
+                let value: Value = format!("{value}").parse()?;
+                let patient = line["patient_id"].as_i64().context("a patient")?;
+                let key: Key = (patient, line["sensor"].as_str().context("a sensor")?.to_owned(), micros(time)?);
+                ensure!(self.ever.contains(&(key.clone(), value)), "{line} was never sent");
+                if line.get("pulso_change").is_none() {
+                    ensure!(new.insert(key.clone(), ()).is_none(), "{line} is new twice");
+                }
+                values.insert((key, value));
+            }
+            ensure!(new.len() == self.expected.len(), "{} keys instead of {}", new.len(), self.expected.len());
+            for (key, value) in &self.expected {
+                ensure!(values.contains(&(key.clone(), *value)), "{key:?} ends with {value}, which is in no file");
+            }
+            let written = self.status()?["written"].as_u64().context("a count")?;
+            ensure!(written == lines.len() as u64, "{} lines for {written} changes", lines.len());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the files of dead letters name each bad file and record once.
+    pub async fn letters_in_files_are_right(&self) -> Result<()> {
+        until_ok("the files of dead letters to be as what was written", LIMIT, async || {
+            let mut stored: BTreeMap<(String, String), usize> = BTreeMap::new();
+            let mut places = BTreeSet::new();
+            for line in self.written("dead_letters")? {
+                let file = file_name(line["file"].as_str().context("a file")?);
+                ensure!(places.insert((file.clone(), line["byte"].as_u64())), "{line} is there twice");
+                let reason = line["reason"].as_str().context("a reason")?;
+                *stored.entry((file, reason.to_owned())).or_default() += 1;
+            }
+            same(&self.letters, &stored)
+        })
+        .await
+    }
+
+    /// Lines of the files that readers see.
+    fn written(&self, part: &str) -> Result<Vec<serde_json::Value>> {
+        let mut lines = Vec::new();
+        for name in names(&self.path("out"))?.iter().filter(|name| name.starts_with(&format!("ward-{part}-"))) {
+            for line in fs::read_to_string(self.path("out").join(name))?.lines() {
+                lines.push(serde_json::from_str(line).with_context(|| format!("{name}: {line}"))?);
+            }
+        }
+        Ok(lines)
+    }
+
     /// Waits until every file lies where the job wants it once nothing needs it: none is lost, none is left.
     pub async fn files_are_tidy(&self) -> Result<()> {
         until_ok("the files to be moved away", LIMIT, async || {
@@ -298,6 +376,15 @@ fn same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
     let extra = stored.keys().find(|key| !expected.contains_key(key));
     ensure!(extra.is_none(), "{extra:?} was never written");
     Ok(())
+}
+
+/// The other way round, of times as this job writes them.
+fn micros(time: &str) -> Result<i64> {
+    let number = |range: std::ops::Range<usize>| Ok::<i64, anyhow::Error>(time.get(range).context("a time")?.parse()?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let midnight = (0..40_000_i64).find(|day| timestamp(day * 86_400).starts_with(&time[..10])).context("a day")?;
+    ensure!(time.ends_with(".000000Z"), "{time} is in whole seconds of UTC");
+    Ok((midnight * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000_000)
 }
 
 /// RFC 3339 by civil-from-days (Howard Hinnant): the product's own calendar is what is tested.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pulso_e2e::{Ward, until, until_ok};
+use pulso_e2e::{FILES_LETTERS, FILES_SINK, Ward, until, until_ok};
 
 /// A test that fails shows what the processes said.
 async fn explained(ward: &mut Ward, test: impl AsyncFnOnce(&mut Ward) -> Result<()>) -> Result<()> {
@@ -26,7 +26,7 @@ async fn a_folder_is_followed_through_kills_and_tidied() -> Result<()> {
     explained(&mut ward, async |ward| {
         ward.task_managers = ward.cluster.start_task_managers(2).await?;
         ward.collect(80)?;
-        ward.submit(unchanged)?;
+        ward.submit(|job| format!("{job}{FILES_SINK}{FILES_LETTERS}"))?;
         for _ in 0..2 {
             ward.collect(60)?;
             let attempt = ward.status()?["attempt"].as_u64();
@@ -39,8 +39,9 @@ async fn a_folder_is_followed_through_kills_and_tidied() -> Result<()> {
         ward.collect(20)?;
         ward.cluster.start_jobmanager()?;
         ward.table_is_right().await?;
-        ward.letters_are_right().await?;
         ward.is_conserved().await?;
+        ward.written_files_are_right().await?;
+        ward.letters_in_files_are_right().await?;
         // Everything read lies before every checkpoint only once there are new ones: files that come see to that.
         until_ok("files to be moved away", LIMIT, async || {
             let left = pulso_e2e::names(&ward.path("raw"))?.len();
@@ -53,7 +54,8 @@ async fn a_folder_is_followed_through_kills_and_tidied() -> Result<()> {
         })
         .await?;
         ward.table_is_right().await?;
-        ward.letters_are_right().await
+        ward.written_files_are_right().await?;
+        ward.letters_in_files_are_right().await
     })
     .await
 }
@@ -64,11 +66,14 @@ async fn a_finite_input_ends_the_job_and_its_files_are_moved() -> Result<()> {
     explained(&mut ward, async |ward| {
         ward.collect(150)?;
         ward.task_managers = ward.cluster.start_task_managers(2).await?;
-        ward.submit(|job| job.replace("follow = true", "follow = false"))?;
+        // Nobody waits an hour: what is written becomes visible before the job is finished.
+        let sink = FILES_SINK.replace("1s", "1h");
+        ward.submit(|job| job.replace("follow = true", "follow = false") + &sink)?;
         ward.task_managers.remove(0).kill()?;
         until("the job to finish", LIMIT, async || Ok(ward.status()?["status"] == "finished")).await?;
         ward.table_is_right().await?;
         ward.letters_are_right().await?;
+        ward.written_files_are_right().await?;
         ward.files_are_tidy().await
     })
     .await
