@@ -382,7 +382,10 @@ fn same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
 fn micros(time: &str) -> Result<i64> {
     let number = |range: std::ops::Range<usize>| Ok::<i64, anyhow::Error>(time.get(range).context("a time")?.parse()?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let midnight = (0..40_000_i64).find(|day| timestamp(day * 86_400).starts_with(&time[..10])).context("a day")?;
+    // Only the last days can be meant: all times here are of the last hours.
+    let today = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400)?;
+    let is_it = |day: &i64| timestamp(day * 86_400).get(..10) == time.get(..10);
+    let midnight = (today - 3..=today).find(is_it).context("a day")?;
     ensure!(time.ends_with(".000000Z"), "{time} is in whole seconds of UTC");
     Ok((midnight * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000_000)
 }
