@@ -1,31 +1,30 @@
-//! Sends generated vital signs at their pace, and writes down which rows must come out.
+//! Sends generated records at their pace, and writes down which rows must come out.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::sender::Sender;
-use crate::vitals::{Counts, Message, Vitals, VitalsOptions};
+use crate::stream::{Counts, Message, Record, Stream, Subject};
 
 /// The longest sleep between two looks at the stop token.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Where to send what.
+/// Where to send records, and how long.
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
     pub brokers: String,
     pub topic: String,
     /// Of the topic, if it has to be created.
     pub partitions: u32,
-    /// With the patient as key. Without, partitions take turns, so that duplicates land in different ones.
+    /// With the record's key. Without, partitions take turns, so that duplicates land in different ones.
     pub keyed: bool,
-    pub vitals: VitalsOptions,
-    /// No new readings after this time.
+    /// No new records after this time.
     pub length: Option<Duration>,
 }
 
@@ -40,29 +39,54 @@ pub struct Summary {
     pub per_second: u64,
 }
 
-/// Runs until the count or the length is reached or `stop` is cancelled, then sends the duplicates and corrections that
-/// are due, and waits for delivery. `sent` sees every message before it is queued.
-pub async fn generate(
-    options: GeneratorOptions,
-    stop: CancellationToken,
-    sent: impl FnMut(&Message, Counts) -> Result<()> + Send + 'static,
-) -> Result<Summary> {
-    let vitals = Vitals::new(options.vitals.clone()).map_err(|why| anyhow!(why))?;
-    let sender = Sender::connect(&options.brokers, &options.topic, options.partitions).await?;
-    tokio::task::spawn_blocking(move || run(&options, vitals, sender, &stop, sent)).await?
+/// Where messages go.
+pub trait Outlet<R: Record>: Send + 'static {
+    fn send(&mut self, message: &Message<R>) -> Result<()>;
+    /// Returns when all of them are safe.
+    fn finish(self) -> Result<()>;
 }
 
-fn run(
-    options: &GeneratorOptions,
-    mut vitals: Vitals,
-    mut sender: Sender,
+struct Topic {
+    sender: Sender,
+    keyed: bool,
+}
+
+impl<R: Record> Outlet<R> for Topic {
+    fn send(&mut self, message: &Message<R>) -> Result<()> {
+        let key = self.keyed.then_some(message.key.as_bytes());
+        self.sender.send(key, &message.payload, Some(message.timestamp_ms))
+    }
+
+    fn finish(self) -> Result<()> {
+        self.sender.finish().map(drop)
+    }
+}
+
+/// Sends the stream to a topic as [`run`] does.
+pub async fn generate<S: Subject>(
+    stream: Stream<S>,
+    options: GeneratorOptions,
+    stop: CancellationToken,
+    sent: impl FnMut(&Message<S::Record>, Counts) -> Result<()> + Send + 'static,
+) -> Result<Summary> {
+    let sender = Sender::connect(&options.brokers, &options.topic, options.partitions).await?;
+    let topic = Topic { sender, keyed: options.keyed };
+    tokio::task::spawn_blocking(move || run(stream, topic, options.length, &stop, sent)).await?
+}
+
+/// Runs until the count or the length is reached or `stop` is cancelled, then sends the duplicates and corrections that
+/// are due, and waits for delivery. `sent` sees every message before it goes out.
+pub fn run<S: Subject>(
+    mut stream: Stream<S>,
+    mut outlet: impl Outlet<S::Record>,
+    length: Option<Duration>,
     stop: &CancellationToken,
-    mut sent: impl FnMut(&Message, Counts) -> Result<()>,
+    mut sent: impl FnMut(&Message<S::Record>, Counts) -> Result<()>,
 ) -> Result<Summary> {
     let (began, from_us) = (Instant::now(), now_us()?);
-    while let Some(due) = vitals.due() {
-        if stop.is_cancelled() || options.length.is_some_and(|length| began.elapsed() >= length) {
-            vitals.finish();
+    while let Some(due) = stream.due() {
+        if stop.is_cancelled() || length.is_some_and(|length| began.elapsed() >= length) {
+            stream.finish();
         }
         let wait = due.saturating_sub(began.elapsed());
         if !wait.is_zero() {
@@ -72,13 +96,12 @@ fn run(
                 continue;
             }
         }
-        let Some(message) = vitals.next(now_us()?) else { break };
-        sent(&message, vitals.counts())?;
-        let key = options.keyed.then_some(message.key.as_bytes());
-        sender.send(key, &message.payload, Some(message.timestamp_ms))?;
+        let Some(message) = stream.next(now_us()?) else { break };
+        sent(&message, stream.counts())?;
+        outlet.send(&message)?;
     }
-    sender.finish()?;
-    let (counts, until_us) = (vitals.counts(), now_us()?);
+    outlet.finish()?;
+    let (counts, until_us) = (stream.counts(), now_us()?);
     let per_second = (counts.messages as f64 / began.elapsed().as_secs_f64()).round() as u64;
     Ok(Summary { counts, from_us, until_us, per_second })
 }
@@ -100,7 +123,7 @@ impl Expected {
         Ok(Expected { path: path.to_owned(), rows: BufWriter::with_capacity(1 << 20, file) })
     }
 
-    pub fn add(&mut self, message: &Message) -> Result<()> {
+    pub fn add<R: Record>(&mut self, message: &Message<R>) -> Result<()> {
         match &message.row {
             Some(row) => Ok(self.rows.write_all(row.csv().as_bytes())?),
             None => Ok(()),

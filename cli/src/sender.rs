@@ -100,23 +100,26 @@ impl Sender {
         if let Some(timestamp_ms) = timestamp_ms {
             record = record.timestamp(timestamp_ms);
         }
-        while let Err((error, back)) = self.producer.send(record) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(anyhow!(error).context(format!("sending record {} to {}", self.sent + 1, self.topic)));
-            }
-            self.check()?;
-            std::thread::sleep(QUEUE_FULL);
-            record = back;
-        }
-        self.sent += 1;
-        if self.sent.is_multiple_of(1000) {
-            self.check()?;
-        }
-        Ok(())
+        queue(&self.producer, record, || self.check())
+            .with_context(|| format!("sending record {} to {}", self.sent + 1, self.topic))?;
+        self.count()
+    }
+
+    /// Queues a record without value, in the partition of its key.
+    pub fn send_tombstone(&mut self, key: &[u8]) -> Result<()> {
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.topic).key(key);
+        queue(&self.producer, record, || self.check())
+            .with_context(|| format!("sending record {} to {}", self.sent + 1, self.topic))?;
+        self.count()
     }
 
     /// Waits until every record is delivered and returns their number.
-    pub fn finish(self) -> Result<u64> {
+    pub fn finish(mut self) -> Result<u64> {
+        self.flush()
+    }
+
+    /// Waits until every record so far is delivered and returns their number.
+    pub fn flush(&mut self) -> Result<u64> {
         let flushed = self.producer.flush(DELIVERY + Duration::from_secs(10));
         self.check()?;
         flushed.with_context(|| self.unreachable("flushing"))?;
@@ -125,6 +128,11 @@ impl Sender {
             bail!("{} of {} records were not acknowledged", self.sent - delivered, self.sent);
         }
         Ok(delivered)
+    }
+
+    fn count(&mut self) -> Result<()> {
+        self.sent += 1;
+        if self.sent.is_multiple_of(1000) { self.check() } else { Ok(()) }
     }
 
     fn check(&self) -> Result<()> {
@@ -141,6 +149,23 @@ impl Sender {
         let said = self.deliveries.update(|outcome| outcome.last_error.clone());
         said.map_or_else(|| what.to_owned(), |said| format!("{what} ({said})"))
     }
+}
+
+/// Waits for room in the queue, as long as `check` finds nothing wrong.
+fn queue(
+    producer: &ThreadedProducer<Deliveries>,
+    mut record: BaseRecord<'_, [u8], [u8]>,
+    check: impl Fn() -> Result<()>,
+) -> Result<()> {
+    while let Err((error, back)) = producer.send(record) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(error.into());
+        }
+        check()?;
+        std::thread::sleep(QUEUE_FULL);
+        record = back;
+    }
+    Ok(())
 }
 
 /// Deletes the topic, if it is there.

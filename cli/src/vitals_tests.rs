@@ -1,35 +1,39 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::*;
+use crate::stream::{Counts, Kind};
+
+type Message = crate::stream::Message<Reading>;
 
 const START_US: i64 = 1_790_000_000_000_000;
 
 /// Sends everything at the moment it is due.
 fn run(options: VitalsOptions) -> (Vec<(Duration, Message)>, Counts) {
-    let mut vitals = Vitals::new(options).unwrap();
+    let mut stream = vitals(options).unwrap();
     let mut sent = Vec::new();
-    while let Some(due) = vitals.due() {
+    while let Some(due) = stream.due() {
         let now = START_US + i64::try_from(due.as_micros()).unwrap();
-        sent.push((due, vitals.next(now).unwrap()));
+        sent.push((due, stream.next(now).unwrap()));
     }
-    assert!(vitals.next(START_US).is_none());
-    (sent, vitals.counts())
+    assert!(stream.next(START_US).is_none());
+    (sent, stream.counts())
 }
 
 fn mixed() -> VitalsOptions {
-    VitalsOptions {
-        count: Some(20_000),
-        duplicates: 0.3,
-        corrections: 0.1,
-        invalid: 0.05,
-        late: 0.02,
-        patients: 37,
-        ..VitalsOptions::default()
-    }
+    let mix = Mix { count: Some(20_000), corrections: 0.1, invalid: 0.05, late: 0.02, ..Mix::default() };
+    VitalsOptions { mix, patients: 37 }
 }
 
 fn paced() -> VitalsOptions {
-    VitalsOptions { rate: Some(2000.0), ..mixed() }
+    with(|mix| mix.rate = Some(2000.0))
+}
+
+/// [`mixed`] with a change.
+fn with(change: impl FnOnce(&mut Mix)) -> VitalsOptions {
+    let mut options = mixed();
+    change(&mut options.mix);
+    options
 }
 
 /// What a table must hold, found without the generator's help: parse, check, greatest (timestamp, partition, offset).
@@ -55,12 +59,12 @@ fn stored(sent: &[(Duration, Message)], partitions: usize) -> BTreeMap<(String, 
 }
 
 fn expected(sent: &[(Duration, Message)]) -> BTreeMap<(String, i64), String> {
-    let rows: Vec<&Row> = sent.iter().filter_map(|(_, message)| message.row.as_ref()).collect();
+    let rows: Vec<&Reading> = sent.iter().filter_map(|(_, message)| message.row.as_ref()).collect();
     let map: BTreeMap<_, _> = rows
         .iter()
         .map(|row| {
-            let values = format!("{:?} {:?} {:?}", row.heart_rate, row.temperature, row.oxygen_saturation);
-            ((row.patient_id.to_string(), row.timestamp_ms), format!("{values} {}", row.large_data))
+            let values = format!("{:?} {:?} {:?}", tenth(row.heart), tenth(row.temperature), tenth(row.oxygen));
+            ((row.patient.to_string(), row.time_ms), format!("{values} {}", row.large_data))
         })
         .collect();
     assert_eq!(map.len(), rows.len(), "one row for each patient and time");
@@ -101,12 +105,12 @@ fn counts_and_shares_are_as_asked() {
 #[test]
 fn the_same_seed_gives_the_same_stream() {
     assert_eq!(run(paced()).0, run(paced()).0);
-    assert_ne!(run(paced()).0, run(VitalsOptions { seed: 2, ..paced() }).0);
+    assert_ne!(run(paced()).0, run(with(|mix| (mix.rate, mix.seed) = (Some(2000.0), 2))).0);
 }
 
 #[test]
 fn duplicates_come_50_to_200_ms_later_and_are_the_same_bytes() {
-    let (sent, _) = run(VitalsOptions { corrections: 0.0, ..paced() });
+    let (sent, _) = run(with(|mix| (mix.rate, mix.corrections) = (Some(2000.0), 0.0)));
     let mut last: BTreeMap<&[u8], Duration> = BTreeMap::new();
     let mut seen = 0;
     for (at, message) in &sent {
@@ -131,12 +135,18 @@ fn the_rate_is_kept() {
 }
 
 #[test]
+fn late_readings_lie_back() {
+    let (sent, counts) = run(paced());
+    assert_eq!(crate::testing::late(&sent, |reading| reading.time_ms), counts.late);
+}
+
+#[test]
 fn a_correction_has_a_greater_timestamp_than_all_before_it() {
     // All at one instant, the worst case.
-    let mut vitals = Vitals::new(mixed()).unwrap();
+    let mut stream = vitals(mixed()).unwrap();
     let mut greatest: BTreeMap<(String, i64), i64> = BTreeMap::new();
     let mut corrections = 0;
-    while let Some(message) = vitals.next(START_US) {
+    while let Some(message) = stream.next(START_US) {
         if matches!(message.kind, Kind::Invalid(_)) {
             continue;
         }
@@ -161,7 +171,7 @@ fn every_flaw_appears_and_large_data_is_100_bytes() {
             |(_, message)| if let Kind::Invalid(flaw) = message.kind { Some(format!("{flaw:?}")) } else { None },
         )
         .collect();
-    assert_eq!(flaws.len(), Flaw::ALL.len());
+    assert_eq!(flaws.len(), Reading::FLAWS.len());
     for row in sent.iter().filter_map(|(_, message)| message.row.as_ref()) {
         assert_eq!(row.large_data.len(), LARGE_DATA);
         let sent_us: i64 = row.large_data.split_once(':').unwrap().0.parse().unwrap();
@@ -171,14 +181,14 @@ fn every_flaw_appears_and_large_data_is_100_bytes() {
 
 #[test]
 fn finish_still_sends_what_was_promised() {
-    let mut vitals = Vitals::new(VitalsOptions { count: None, ..paced() }).unwrap();
+    let mut stream = vitals(with(|mix| (mix.rate, mix.count) = (Some(2000.0), None))).unwrap();
     let mut sent = Vec::new();
     for _ in 0..5000 {
-        sent.push((Duration::ZERO, vitals.next(START_US).unwrap()));
+        sent.push((Duration::ZERO, stream.next(START_US).unwrap()));
     }
-    vitals.finish();
-    while let Some(message) = vitals.next(START_US) {
-        assert!(!matches!(message.kind, Kind::Reading | Kind::Invalid(_)));
+    stream.finish();
+    while let Some(message) = stream.next(START_US) {
+        assert!(!matches!(message.kind, Kind::New | Kind::Invalid(_)));
         sent.push((Duration::ZERO, message));
     }
     assert_eq!(expected(&sent), stored(&sent, 8));
@@ -186,12 +196,12 @@ fn finish_still_sends_what_was_promised() {
 
 #[test]
 fn csv_is_what_copy_reads() {
-    let row = Row {
-        patient_id: "P0007".into(),
-        timestamp_ms: 1_790_000_000_004,
-        heart_rate: 71.0,
-        temperature: 36.6,
-        oxygen_saturation: 97.5,
+    let row = Reading {
+        patient: "P0007".into(),
+        time_ms: 1_790_000_000_004,
+        heart: 710,
+        temperature: 366,
+        oxygen: 975,
         large_data: "1:x".into(),
     };
     assert_eq!(row.csv(), "P0007,2026-09-21 14:13:20.004+00,71,36.6,97.5,1:x\n");
@@ -200,18 +210,18 @@ fn csv_is_what_copy_reads() {
 #[test]
 fn what_is_sent_at_once_has_event_times_up_to_the_start() {
     let (sent, _) = run(mixed());
-    let times = sent.iter().filter_map(|(_, message)| message.row.as_ref()).map(|row| row.timestamp_ms);
+    let times = sent.iter().filter_map(|(_, message)| message.row.as_ref()).map(|row| row.time_ms);
     let (start_ms, last) = (START_US / 1000, times.max().unwrap());
     assert!((start_ms - 60_000..=start_ms).contains(&last), "{} ms before the start", start_ms - last);
 }
 
 #[test]
 fn senseless_options_are_refused() {
-    let refused = |options: VitalsOptions| Vitals::new(options).is_err();
-    assert!(refused(VitalsOptions { duplicates: 1.5, ..mixed() }));
-    assert!(refused(VitalsOptions { duplicates: 0.5, invalid: 0.5, ..mixed() }));
-    assert!(refused(VitalsOptions { corrections: 0.6, ..mixed() }));
-    assert!(refused(VitalsOptions { duplicates: f64::NAN, ..mixed() }));
-    assert!(refused(VitalsOptions { rate: Some(0.0), ..mixed() }));
-    assert!(refused(VitalsOptions { patients: 0, ..mixed() }));
+    let refused = |change: fn(&mut Mix)| vitals(with(change)).is_err();
+    assert!(refused(|mix| mix.duplicates = 1.5));
+    assert!(refused(|mix| (mix.duplicates, mix.invalid) = (0.5, 0.5)));
+    assert!(refused(|mix| mix.corrections = 0.6));
+    assert!(refused(|mix| mix.duplicates = f64::NAN));
+    assert!(refused(|mix| mix.rate = Some(0.0)));
+    assert!(vitals(VitalsOptions { patients: 0, ..mixed() }).is_err());
 }

@@ -11,6 +11,7 @@ use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
 use crate::files::FilesWriter;
+use crate::kafka::KafkaWriter;
 use crate::postgres::PostgresWriter;
 
 /// What the ledger says of each key group asked for; `None` where the row is missing.
@@ -36,6 +37,7 @@ pub enum TargetError {
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
     Files(Box<FilesWriter>),
+    Kafka(Box<KafkaWriter>),
 }
 
 macro_rules! each {
@@ -43,6 +45,7 @@ macro_rules! each {
         match $self {
             TargetWriter::Postgres($writer) => $call,
             TargetWriter::Files($writer) => $call,
+            TargetWriter::Kafka($writer) => $call,
         }
     };
 }
@@ -59,9 +62,7 @@ impl TargetWriter {
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
             TargetKind::Files { .. } => Self::Files(Box::new(FilesWriter::new(job, target, &spec)?)),
-            TargetKind::Kafka { .. } => {
-                return Err(TargetError::Fatal { reason: format!("target {} is of no kind to write to", found.name) });
-            }
+            TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
         })
     }
 
@@ -116,7 +117,7 @@ impl TargetWriter {
     /// Every [`TargetError`].
     pub async fn finish(&mut self) -> Result<(), TargetError> {
         match self {
-            Self::Postgres(_) => Ok(()),
+            Self::Postgres(_) | Self::Kafka(_) => Ok(()),
             Self::Files(writer) => writer.finish().await,
         }
     }

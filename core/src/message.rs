@@ -136,6 +136,9 @@ pub struct Counters {
     pub duplicates: u64,
     pub superseded: u64,
     pub dead_letters: u64,
+    /// Records too late for all windows of an aggregate, counted once for each; they are counted above too.
+    #[serde(default)]
+    pub late: u64,
 }
 
 impl Counters {
@@ -146,6 +149,7 @@ impl Counters {
         self.duplicates += other.duplicates;
         self.superseded += other.superseded;
         self.dead_letters += other.dead_letters;
+        self.late += other.late;
     }
 
     /// Records accounted for.

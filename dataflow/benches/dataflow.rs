@@ -8,7 +8,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pulso_core::ids::{Epoch, EventTime, KeyGroup, WallTime};
+use pulso_core::ids::{Epoch, EventTime, KeyGroup, Stage, WallTime};
 use pulso_core::message::Counters;
 use pulso_dataflow::decode::Decoder;
 use pulso_dataflow::keyed::KeyedStage;
@@ -30,6 +30,10 @@ impl DiskState for NoDisk {
 struct Groups(BTreeMap<KeyGroup, KeyGroupState>);
 
 impl States for Groups {
+    fn hosted(&self) -> Vec<KeyGroup> {
+        self.0.keys().copied().collect()
+    }
+
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {
         Some((self.0.entry(key_group).or_default(), &NoDisk))
     }
@@ -50,7 +54,7 @@ fn main() -> Result<()> {
     let job = support::job("update");
     let records = support::records(support::size(RECORDS), 30);
     let owner_of: Vec<usize> = (0..usize::from(job.key_groups)).map(|group| group % 2).collect();
-    let stage = KeyedStage::new(job.clone())?;
+    let stage = KeyedStage::new(job.clone(), Stage(0))?;
     for _ in 0..3 {
         let mut times = Times::default();
         let mut decoder = Decoder::new(job.clone())?;

@@ -6,6 +6,8 @@ use crate::error::{DataflowError, Result};
 
 /// Version and kind; another kind of entry, or another layout, gets another number.
 const DEDUP_1: u8 = 1;
+/// What aggregates keep; its layout is theirs.
+pub(crate) const WINDOW_1: u8 = 2;
 const LENGTH: usize = 46;
 
 /// Which of two records of one key wins: the one with the greater of these, compared in this order.
@@ -71,7 +73,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::is_expired;
+    use crate::state::{Horizon, is_expired};
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -94,14 +96,15 @@ mod tests {
         let rank = Rank { timestamp_ms: 1, split: SplitId(2), position: Position(3) };
         let bytes = Entry { deleted: false, hash: 7, rank, event_time: EventTime(100) }.encode();
         let mut other = bytes;
-        other[0] = 2;
+        other[0] = 9;
         assert!(Entry::decode(&other).is_err());
         assert!(Entry::decode(&bytes[..45]).is_err());
         assert!(Entry::decode(&[&bytes[..], &[0]].concat()).is_err());
         assert!(Entry::decode(&[]).is_err());
         // A compaction drops only what it knows to be old.
-        assert!(is_expired(&bytes, EventTime(101)));
-        assert!(!is_expired(&bytes, EventTime(100)));
-        assert!(!is_expired(&other, EventTime(101)));
+        let horizon = |dedup| Horizon { dedup: EventTime(dedup), windows: EventTime::MIN };
+        assert!(is_expired(&bytes, horizon(101)));
+        assert!(!is_expired(&bytes, horizon(100)));
+        assert!(!is_expired(&other, horizon(101)));
     }
 }

@@ -3,12 +3,15 @@
 //! Stable for ever: key groups and state on disk depend on it. Every value has a tag and text has its length, so that
 //! ("a", "bc") and ("ab", "c") differ; int32 and int64 of one value are the same.
 
+use std::sync::Arc;
+
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, Float64Array,
-    Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, FixedSizeBinaryArray, FixedSizeBinaryBuilder,
+    Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
 
 use crate::error::{DataflowError, Result};
@@ -197,6 +200,68 @@ fn canonical(value: f64) -> u64 {
     } else {
         value.to_bits()
     }
+}
+
+/// Columns of encoded keys, one row a key.
+///
+/// # Errors
+/// Where a key does not have values of these types.
+pub(crate) fn columns(keys: &[&[u8]], types: &[&DataType]) -> Result<Vec<ArrayRef>> {
+    let keys: Vec<Vec<KeyValue>> = keys.iter().map(|key| decode(key)).collect::<Result<_>>()?;
+    if keys.iter().any(|key| key.len() != types.len()) {
+        return Err(corrupt("it has another number of values"));
+    }
+    types.iter().enumerate().map(|(at, data_type)| column(keys.iter().map(|key| &key[at]), data_type)).collect()
+}
+
+fn column<'k>(values: impl Iterator<Item = &'k KeyValue>, data_type: &DataType) -> Result<ArrayRef> {
+    macro_rules! collect {
+        ($array:ty, $pattern:pat => $value:expr) => {{
+            let values = values.map(|value| match value {
+                KeyValue::Null => Ok(None),
+                $pattern => Ok(Some($value)),
+                _ => Err(corrupt("a value is of another type")),
+            });
+            values.collect::<Result<$array>>()?
+        }};
+    }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a checked job has no columns of other types")]
+    Ok(match data_type {
+        DataType::Utf8 => Arc::new(collect!(StringArray, KeyValue::Text(text) => text.as_str())),
+        DataType::Boolean => Arc::new(collect!(BooleanArray, KeyValue::Bool(value) => *value)),
+        DataType::Int32 => {
+            Arc::new(collect!(Int32Array, KeyValue::Int(value) => i32::try_from(*value).map_err(|_| short())?))
+        }
+        DataType::Int64 => Arc::new(collect!(Int64Array, KeyValue::Int(value) => *value)),
+        DataType::Float64 => Arc::new(collect!(Float64Array, KeyValue::Float(value) => *value)),
+        DataType::Decimal128(precision, scale) => {
+            let values = collect!(Decimal128Array, KeyValue::Decimal(value) => *value);
+            Arc::new(values.with_precision_and_scale(*precision, *scale)?)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
+            let values = collect!(TimestampMicrosecondArray, KeyValue::Timestamp(value) => *value);
+            Arc::new(values.with_timezone_opt(zone.clone()))
+        }
+        DataType::Date32 => Arc::new(collect!(Date32Array, KeyValue::Date(value) => *value)),
+        DataType::FixedSizeBinary(16) => {
+            let mut builder = FixedSizeBinaryBuilder::new(16);
+            for value in values {
+                match value {
+                    KeyValue::Null => builder.append_null(),
+                    KeyValue::Uuid(value) => builder.append_value(value)?,
+                    _ => return Err(corrupt("a value is of another type")),
+                }
+            }
+            Arc::new(builder.finish())
+        }
+        other => return Err(DataflowError::Invalid(format!("a key of type {other}"))),
+    })
+}
+
+/// The schema with every column nullable.
+pub(crate) fn all_nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| Field::new(field.name(), field.data_type().clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 #[cfg(test)]

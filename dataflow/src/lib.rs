@@ -1,5 +1,6 @@
 //! Operators on Arrow batches: decode, rules, derive, routing, dedup, sink rows. Pure: bytes and clocks are arguments.
 
+mod aggregate;
 pub mod batch;
 pub mod csv;
 pub mod decode;

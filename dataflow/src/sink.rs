@@ -30,6 +30,7 @@ pub(crate) enum Step {
 pub(crate) struct SinkPlan {
     index: usize,
     pub(crate) target: TargetIndex,
+    pub(crate) from: RowsFrom,
     /// For messages.
     place: String,
     condition: Option<Expression>,
@@ -88,6 +89,7 @@ impl SinkPlan {
         Ok(Self {
             index,
             target: sink.target,
+            from: sink.from,
             condition: optional(&sink.condition, "where")?,
             delete_when: optional(table.map_or(&None, |table| &table.delete_when), "delete_when")?,
             columns: columns.collect::<Result<_>>()?,

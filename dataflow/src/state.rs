@@ -11,7 +11,8 @@ use hashbrown::HashTable;
 use pulso_core::ids::{Epoch, EventTime, KeyGroup};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::entry::Entry;
+use crate::aggregate::absent_from;
+use crate::entry::{Entry, WINDOW_1};
 use crate::error::Result;
 
 /// What is on disk of a key group.
@@ -25,14 +26,28 @@ pub trait DiskState {
 
 /// The key groups that are hosted here.
 pub trait States {
+    /// Those that are hosted, ascending.
+    fn hosted(&self) -> Vec<KeyGroup>;
+
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)>;
 }
 
-/// True for an entry whose event time lies before `horizon`. Such an entry counts as absent, so it may leave the disk;
-/// what is not an entry of a known version stays.
+/// Up to where values count as absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Horizon {
+    /// The watermark less `keep_for`: dedup entries with an earlier event time.
+    pub dedup: EventTime,
+    /// The watermark: windows that closed by then.
+    pub windows: EventTime,
+}
+
+/// True for a value that counts as absent, so it may leave the disk; what is of no known kind stays.
 #[must_use]
-pub fn is_expired(entry: &[u8], horizon: EventTime) -> bool {
-    Entry::decode(entry).is_ok_and(|entry| entry.event_time < horizon)
+pub fn is_expired(value: &[u8], horizon: Horizon) -> bool {
+    if value.first() == Some(&WINDOW_1) {
+        return absent_from(value).is_ok_and(|time| time <= horizon.windows.0);
+    }
+    Entry::decode(value).is_ok_and(|entry| entry.event_time < horizon.dedup)
 }
 
 /// A key and its value for the disk; `None`: removed.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
@@ -116,6 +117,10 @@ impl Aggregation {
         self.inner.calls.iter().flat_map(|call| call.arguments.iter().chain(&call.filter))
     }
 
+    pub fn argument_types(&self) -> Vec<DataType> {
+        self.arguments().map(|argument| argument.data_type().clone()).collect()
+    }
+
     /// # Errors
     /// Where a function has no state that can be kept.
     pub fn state_types(&self) -> Result<Vec<DataType>, ExpressionError> {
@@ -124,7 +129,7 @@ impl Aggregation {
     }
 
     /// States of `groups` groups: what `states` hold (row by row, of the group that `state_of` names), then the rows
-    /// (values of [`Aggregation::arguments`], of the group that `row_of` names).
+    /// (values of [`Aggregation::arguments`], of the group that `row_of` names). Every group has a state or a row.
     ///
     /// # Errors
     /// The library's.
@@ -135,23 +140,30 @@ impl Aggregation {
         (arguments, row_of): (&[ArrayRef], &[usize]),
     ) -> Result<Vec<ArrayRef>, ExpressionError> {
         let failed = |error: DataFusionError| ExpressionError::evaluation(&error);
+        let order = Order::new(groups, state_of, row_of);
+        let (state_of, row_of) = (order.of(state_of), order.of(row_of));
         let (mut states, mut arguments) = (states, arguments);
         let mut result = Vec::new();
         for call in &self.inner.calls {
             let mut accumulator = call.accumulator().map_err(failed)?;
             let width = call.state_types().map_err(failed)?.len();
-            if let Some((mine, rest)) = states.split_at_checked(width) {
-                accumulator.merge_batch(mine, state_of, groups).map_err(failed)?;
-                states = rest;
-            }
-            let Some((mine, rest)) = arguments.split_at_checked(call.width()) else {
-                return Err(ExpressionError::internal("an argument of an aggregate is missing"));
+            let (Some((state, others)), Some((mine, rest))) =
+                (states.split_at_checked(width), arguments.split_at_checked(call.width()))
+            else {
+                return Err(ExpressionError::internal("a state or an argument of an aggregate is missing"));
             };
-            arguments = rest;
-            let (values, filter) = mine.split_at(call.arguments.len());
-            let filter = filter.first().and_then(|filter| filter.as_boolean_opt());
-            accumulator.update_batch(values, row_of, filter, groups).map_err(failed)?;
-            result.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+            (states, arguments) = (others, rest);
+            if !state_of.is_empty() {
+                accumulator.merge_batch(state, &state_of, order.with_state).map_err(failed)?;
+            }
+            if !row_of.is_empty() {
+                let (values, filter) = mine.split_at(call.arguments.len());
+                let filter = filter.first().and_then(|filter| filter.as_boolean_opt());
+                accumulator.update_batch(values, &row_of, filter, groups).map_err(failed)?;
+            }
+            for state in accumulator.state(EmitTo::All).map_err(failed)? {
+                result.push(take(&state, &order.places, None).map_err(|error| failed(error.into()))?);
+            }
         }
         Ok(result)
     }
@@ -178,6 +190,40 @@ impl Aggregation {
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.inner.results), values, &options)
             .map_err(|error| failed(error.into()))?;
         self.inner.columns.iter().map(|column| column.evaluate(&batch)).collect()
+    }
+}
+
+/// Accumulators take it that a group which they are told of for the first time has a row in that very batch: those with a
+/// state are numbered first.
+struct Order {
+    /// New number of each group.
+    numbers: Vec<usize>,
+    /// How many groups have a state.
+    with_state: usize,
+    /// Where each group is.
+    places: UInt32Array,
+}
+
+impl Order {
+    fn new(groups: usize, state_of: &[usize], row_of: &[usize]) -> Self {
+        let mut numbers = vec![usize::MAX; groups];
+        let mut next = 0;
+        let mut with_state = 0;
+        for (at, group) in state_of.iter().chain(row_of).enumerate() {
+            if numbers[*group] == usize::MAX {
+                numbers[*group] = next;
+                next += 1;
+            }
+            if at < state_of.len() {
+                with_state = next;
+            }
+        }
+        let places = numbers.iter().map(|number| *number as u32).collect();
+        Self { numbers, with_state, places }
+    }
+
+    fn of(&self, groups: &[usize]) -> Vec<usize> {
+        groups.iter().map(|group| self.numbers[*group]).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::spec::{
     AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, PathStart, RowsFrom, SinkColumn,
-    SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WriteMode,
+    SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec, WriteMode,
 };
 
 impl FieldType {
@@ -81,6 +81,11 @@ impl JobSpec {
         unique.into_iter().collect()
     }
 
+    /// Exchanges and the keyed work behind them.
+    pub fn stages(&self) -> u8 {
+        1 + u8::from(self.aggregates.iter().any(|aggregate| aggregate.own_stage))
+    }
+
     /// A record may replace another one of its key.
     pub fn corrects(&self) -> bool {
         self.dedup.as_ref().is_some_and(|dedup| dedup.changed == OnChanged::Update)
@@ -133,6 +138,11 @@ impl AggregateSpec {
         let window = ["window_start", "window_end"].map(|name| Field::new(name, time.clone(), false));
         let own = self.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), column.nullable));
         Arc::new(Schema::new(grouped.chain(window).chain(own).collect::<Vec<_>>()))
+    }
+
+    /// A window that the watermark passes does something, and is not only forgotten.
+    pub fn closes(&self) -> bool {
+        self.emit == Emit::Close || matches!(self.window, WindowSpec::Session { .. })
     }
 
     /// Place of `window_start` in the result.

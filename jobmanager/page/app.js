@@ -170,7 +170,8 @@ function conservation(line) {
     h("dl", { class: "sum" },
       term(null, "read", line.read, null),
       PARTS.map(([key, name], index) => term(key, name, line[key], index === 0 ? "=" : "+"))),
-    h("p", { class: "verdict" }, verdict, line.corrections ? ` Of the written, ${plural(line.corrections, "correction")}.` : ""));
+    h("p", { class: "verdict" }, verdict, line.corrections ? ` Of the written, ${plural(line.corrections, "correction")}.` : "",
+      line.late ? ` Too late for a window: ${number(line.late)}.` : ""));
 }
 
 const pill = (job) => h("span", { class: `pill ${job.status}` }, job.status);

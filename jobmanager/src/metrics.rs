@@ -42,6 +42,7 @@ struct Metrics {
     read: Counters,
     records: Counters,
     corrections: Counters,
+    late: Counters,
     in_flight: Gauges,
     conserved: Gauges,
     lag: Gauges,
@@ -94,6 +95,7 @@ impl Metrics {
             self.records.get_or_create(&vec![of(), ("outcome", outcome.to_owned())]).inc_by(records);
         }
         self.corrections.get_or_create(&labels).inc_by(line.corrections);
+        self.late.get_or_create(&labels).inc_by(line.late);
         self.in_flight.get_or_create(&labels).set(signed(line.in_flight));
         if let Some(adds_up) = line.adds_up {
             self.conserved.get_or_create(&labels).set(adds_up.into());
@@ -136,6 +138,7 @@ impl Metrics {
         registry.register("job_records_read", "Records in sealed epochs", self.read);
         registry.register("job_records", "Records by what became of them", self.records);
         registry.register("job_corrections", "Of the written records, those that replaced values", self.corrections);
+        registry.register("job_late", "Records too late for a window, once for each aggregate", self.late);
         registry.register("job_records_in_flight", "Records read and not accounted for yet", self.in_flight);
         registry.register("job_conserved", "1 where read and accounted for add up", self.conserved);
         registry.register("job_lag_records", "Records at the source and not in a sealed epoch", self.lag);

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
 use pulso_core::record::JobDefinition;
-use pulso_job::{Diagnostics, JobSpec, Submission};
+use pulso_job::{AggregateSpec, Diagnostics, JobSpec, Submission};
 
 use crate::discovery;
 
@@ -40,6 +40,13 @@ pub(crate) async fn prepare(submission: Submission, file_name: &str) -> Result<P
     Ok(Prepared { definition, start: first_cut(splits), warnings })
 }
 
+/// The job of a file whose addresses and credentials play no part.
+pub(crate) fn without_secrets(toml: &str, file_name: &str) -> Result<JobSpec, Diagnostics> {
+    let submission =
+        Submission { toml: toml.to_owned(), environment: pulso_job::stand_ins(toml), folder: "/jobs".to_owned() };
+    pulso_job::check(&submission, file_name).map(|(spec, _)| spec)
+}
+
 fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, Rejection> {
     let microseconds = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
     let internal = |e: &dyn std::error::Error| Rejection::Internal(e.to_string());
@@ -51,12 +58,11 @@ fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, 
         submission: serde_json::to_string(submission).map_err(|e| internal(&e))?,
         fingerprint,
         key_groups: spec.key_groups,
-        // Aggregates with another key than the routing key will add stages.
-        stages: 1,
+        stages: spec.stages(),
         targets: spec.targets.iter().map(|target| target.name.clone()).collect(),
         delay: spec.time.as_ref().map_or(0, |time| microseconds(time.delay)),
         idle_after: spec.time.as_ref().map_or(0, |time| microseconds(time.idle_after)),
-        has_windows: false,
+        has_windows: spec.aggregates.iter().any(AggregateSpec::closes),
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pulso_core::ids::{Instant, JobId, TargetId, TaskManagerId};
+use pulso_core::ids::{Instant, JobId, Stage, TargetId, TaskManagerId};
 use pulso_core::message::{Deployment, Failure, Instruction, Report};
 use pulso_core::worker::{Command, Settings, Worker};
 use pulso_dataflow::batch::{Payload, TargetRows};
@@ -234,7 +234,8 @@ impl Shell {
         let storage = self.storage.clone().ok_or_else(unreachable)?;
         // Its own: the task of an earlier attempt may be about to remove the one before.
         let folder = self.data_dir.join(format!("{}-{}", deployment.job, deployment.attempt));
-        let stage = KeyedStage::new(Arc::clone(&spec)).map_err(|e| fatal(e.to_string()))?;
+        let stages = (0..definition.stages).map(|stage| KeyedStage::new(Arc::clone(&spec), Stage(stage)));
+        let stages = stages.collect::<Result<_, _>>().map_err(|e| fatal(e.to_string()))?;
         let parts = Parts {
             job: deployment.job,
             folder,
@@ -244,7 +245,7 @@ impl Shell {
             figures: self.figures.clone(),
         };
         let (state, thread) =
-            StateTask::start(stage, &spec, parts).map_err(|e| retry(format!("starting the state task: {e}")))?;
+            StateTask::start(stages, &spec, parts).map_err(|e| retry(format!("starting the state task: {e}")))?;
         self.threads.retain(|thread| !thread.is_finished());
         self.threads.push(thread);
         let targets = (0..definition.targets.len())
@@ -273,21 +274,9 @@ impl Shell {
             Command::Report(report) => self.session.report(report),
             Command::StartSource { deployment } => self.start_source(*deployment),
             Command::StopSource { job } => self.with(job, |runtime| runtime.source = None),
-            Command::CloseEpoch { job, opening, .. } => self.with(job, |runtime| {
-                if let Some(source) = &runtime.source {
-                    source.open(opening);
-                }
-            }),
-            Command::Committed { job, committed, .. } => self.with(job, |runtime| {
-                if let Some(source) = &runtime.source {
-                    source.committed(committed);
-                }
-            }),
-            Command::AddFiles { job, files, .. } => self.with(job, |runtime| {
-                if let Some(source) = &runtime.source {
-                    source.add_files(files);
-                }
-            }),
+            Command::CloseEpoch { job, opening, .. } => self.source(job, |source| source.open(opening)),
+            Command::Committed { job, committed, .. } => self.source(job, |source| source.committed(committed)),
+            Command::AddFiles { job, files, .. } => self.source(job, |source| source.add_files(files)),
             Command::OpenLinks { job, deployment, .. } => {
                 let links = self.exchange.open(self.me, &deployment, self.events.clone());
                 self.with(job, |runtime| runtime.links = Some(links));
@@ -306,8 +295,19 @@ impl Shell {
             }
             Command::Drop { job, key_groups } => self.state(job, Work::Drop { key_groups }),
             Command::Process { job, attempt, stage, epoch, watermark, payloads, skip, muted } => {
-                let work = Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted };
-                self.state(job, work);
+                self.with(job, |runtime| {
+                    let onward = runtime.links.clone().filter(|links| links.is_before_last(stage));
+                    runtime.state.work(Work::Process {
+                        attempt,
+                        stage,
+                        epoch,
+                        watermark,
+                        payloads,
+                        skip,
+                        muted,
+                        onward,
+                    });
+                });
             }
             Command::Settle { job, upto, .. } => self.state(job, Work::Settle { upto }),
             Command::Snapshot { job, attempt, checkpoint, epoch, key_groups } => {
@@ -339,6 +339,14 @@ impl Shell {
         if let Some(runtime) = self.jobs.get_mut(&job) {
             change(runtime);
         }
+    }
+
+    fn source(&mut self, job: JobId, tell: impl FnOnce(&SourceTask)) {
+        self.with(job, |runtime| {
+            if let Some(source) = &runtime.source {
+                tell(source);
+            }
+        });
     }
 
     fn state(&mut self, job: JobId, work: Work) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pulso_connectors::kafka::Flow;
 use pulso_core::files::PlacedFile;
-use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, TaskManagerId, WallTime};
+use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, Stage, TaskManagerId, WallTime};
 use pulso_core::message::{Barrier, Deployment, Opening};
 use pulso_core::source::{Boundary, Mismatch, Offer, Source, SourceLimits};
 use pulso_dataflow::decode::{Decoder, RawRecord};
@@ -23,6 +23,8 @@ use crate::figures::{Figures, SplitFigures};
 use crate::memory::Budget;
 use crate::shell::{Event, Events};
 
+/// The one that sources feed.
+const STAGE: Stage = Stage(0);
 /// Rows are put on the links once this many bytes of input are decoded, so that receivers get large batches.
 const PART_BYTES: usize = 1 << 20;
 /// An epoch of catch-up ends after this many records.
@@ -420,7 +422,7 @@ impl Task {
         let decoded = self.decoder.close(boundary.clock)?;
         self.put(boundary.epoch, decoded)?;
         let barrier = Barrier { epoch: boundary.epoch, watermark: boundary.watermark };
-        self.links.barrier(barrier)?;
+        self.links.barrier(STAGE, barrier)?;
         let greatest = std::mem::take(&mut self.greatest);
         if let Some(splits) = self.machine.closed(&greatest) {
             self.ends.push_back((boundary.epoch, splits.iter().map(|(id, s)| (*id, s.end)).collect()));
@@ -435,7 +437,7 @@ impl Task {
             let greatest = self.greatest.entry(split).or_insert(time);
             *greatest = time.max(*greatest);
         }
-        Ok(self.links.send(epoch, decoded.payload)?)
+        Ok(self.links.send(STAGE, epoch, decoded.payload)?)
     }
 
     fn tell(&self, event: Event) -> Result<(), SourceError> {

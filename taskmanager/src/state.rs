@@ -17,17 +17,19 @@ use std::time::{Duration, Instant};
 
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Stage, TargetId};
 use pulso_core::ledger::Mark;
-use pulso_core::message::{Counters, Restore};
+use pulso_core::message::{Barrier, Counters, Restore};
 use pulso_core::worker::{Output, Processed};
 use pulso_dataflow::batch::Payload;
 use pulso_dataflow::keyed::KeyedStage;
+use pulso_dataflow::state::Horizon;
 use pulso_job::spec::JobSpec;
 
 pub(crate) use self::snapshots::SnapshotStorage;
 
-use self::group::{Group, Groups};
+use self::group::{Group, Groups, OfStage};
 use tokio::sync::Semaphore;
 
+use crate::exchange::{LinkClosed, Links};
 use crate::figures::Figures;
 use crate::memory::Budget;
 use crate::shell::{Event, Events};
@@ -58,6 +60,8 @@ pub(crate) enum Work {
         payloads: Vec<Payload>,
         skip: BTreeSet<KeyGroupId>,
         muted: BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
+        /// Where rows for the next stage go, if there is one.
+        onward: Option<Links>,
     },
     Settle {
         upto: Epoch,
@@ -111,7 +115,7 @@ pub(crate) struct Parts {
 
 impl StateTask {
     pub(crate) fn start(
-        stage: KeyedStage,
+        stages: Vec<KeyedStage>,
         spec: &JobSpec,
         Parts { job, folder, storage, budget, events, figures }: Parts,
     ) -> std::io::Result<(Self, Thread)> {
@@ -120,7 +124,7 @@ impl StateTask {
         let runtime = tokio::runtime::Handle::current();
         let restores = Arc::new(Semaphore::new(RESTORES));
         let place = Place { job, folder, storage, budget, events, figures, restores, queue: queue.clone(), runtime };
-        let task = Task::new(place, stage, spec);
+        let task = Task::new(place, stages, spec);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || task.run(&work))?;
         Ok((Self { queue }, thread))
     }
@@ -161,7 +165,7 @@ impl Place {
 
 struct Task {
     place: Place,
-    stage: KeyedStage,
+    stages: Vec<KeyedStage>,
     groups: Groups,
     /// Watermarks under which recent epochs were processed: the horizon of what is written to disk.
     watermarks: BTreeMap<Epoch, EventTime>,
@@ -174,11 +178,11 @@ struct Task {
 }
 
 impl Task {
-    fn new(place: Place, stage: KeyedStage, spec: &JobSpec) -> Self {
+    fn new(place: Place, stages: Vec<KeyedStage>, spec: &JobSpec) -> Self {
         let keep_for = spec.dedup.as_ref().map(|d| i64::try_from(d.keep_for.as_micros()).unwrap_or(i64::MAX));
         Self {
             place,
-            stage,
+            stages,
             groups: Groups::default(),
             watermarks: BTreeMap::new(),
             keep_for,
@@ -199,10 +203,12 @@ impl Task {
                     self.attempt = attempt;
                     self.restore(attempt, key_group, restore);
                 }
-                Work::Drop { key_groups } => key_groups.iter().for_each(|id| self.groups.remove(id.group)),
-                Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted } => {
+                Work::Drop { key_groups } => key_groups.iter().for_each(|id| self.groups.remove(*id)),
+                Work::Process { attempt, stage, epoch, watermark, payloads, skip, muted, onward } => {
                     self.watermarks.insert(epoch, watermark);
-                    let event = match self.process(epoch, watermark, payloads, &skip, &muted) {
+                    let barrier = Barrier { epoch, watermark };
+                    let processed = self.process(stage, barrier, payloads, &skip, &muted);
+                    let event = match processed.and_then(|done| send_onward(stage, barrier, done, onward.as_ref())) {
                         Ok(processed) => Event::Processed { job: self.place.job, attempt, stage, epoch, processed },
                         Err(reason) => Event::ProcessingFailed { job: self.place.job, attempt, reason },
                     };
@@ -215,11 +221,11 @@ impl Task {
                 Work::CheckpointDone { checkpoint } => self.groups.checkpoint_done(checkpoint),
                 Work::Downloaded { attempt, group, .. } if attempt != self.attempt => group.discard(),
                 Work::Downloaded { attempt, key_group, group } => {
-                    self.groups.insert(key_group.group, *group);
+                    self.groups.insert(key_group, *group);
                     self.place.tell(Event::Restored { job: self.place.job, attempt, key_group });
                 }
                 Work::Stored { checkpoint, key_group, folder, files } => {
-                    self.groups.stored(checkpoint, key_group.group, &folder, files);
+                    self.groups.stored(checkpoint, key_group, &folder, files);
                 }
                 Work::Linked => self.linking = self.linking.saturating_sub(1),
                 Work::Stop => break,
@@ -239,27 +245,26 @@ impl Task {
     }
 
     fn take_back(&mut self, attempt: Attempt, key_groups: &BTreeMap<KeyGroupId, Epoch>) {
-        let kept: BTreeMap<KeyGroup, Epoch> = key_groups.iter().map(|(id, epoch)| (id.group, *epoch)).collect();
-        self.groups.take_back(&kept);
+        self.groups.take_back(key_groups);
         self.place.tell(Event::TookBack { job: self.place.job, attempt });
     }
 
     fn process(
         &mut self,
-        epoch: Epoch,
-        watermark: EventTime,
+        stage: Stage,
+        Barrier { epoch, watermark }: Barrier,
         payloads: Vec<Payload>,
         skip: &BTreeSet<KeyGroupId>,
         muted: &BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
-    ) -> Result<Processed<pulso_dataflow::TargetRows>, String> {
+    ) -> Result<Done, String> {
         let numbers = |ids: &BTreeSet<KeyGroupId>| ids.iter().map(|id| id.group).collect::<BTreeSet<KeyGroup>>();
-        let id = |group: &KeyGroup| KeyGroupId { stage: Stage(0), group: *group };
+        let id = |group: &KeyGroup| KeyGroupId { stage, group: *group };
         let target_id = |index: usize| TargetId(u16::try_from(index).unwrap_or(u16::MAX));
         let muted = muted.iter().map(|(target, ids)| (usize::from(target.0), numbers(ids))).collect();
-        let done = self
-            .stage
-            .process(&mut self.groups, epoch, watermark, payloads, &numbers(skip), &muted)
-            .map_err(|e| e.to_string())?;
+        let work = self.stages.get(usize::from(stage.0)).ok_or_else(|| format!("the job has no stage {stage}"))?;
+        let mut states = OfStage { groups: &mut self.groups, stage };
+        let done =
+            work.process(&mut states, epoch, watermark, payloads, &numbers(skip), &muted).map_err(|e| e.to_string())?;
         let outputs = done
             .outputs
             .into_iter()
@@ -272,7 +277,7 @@ impl Task {
         let counters = done.counters.iter().map(|(group, counters)| (id(group), *counters)).collect();
         let muted =
             done.muted.iter().map(|(target, groups)| (target_id(*target), groups.iter().map(id).collect())).collect();
-        Ok(Processed { outputs, muted, counters })
+        Ok((Processed { outputs, muted, counters }, done.forward))
     }
 
     /// Under memory pressure, writes what is committed everywhere to disk.
@@ -292,10 +297,30 @@ impl Task {
     }
 
     /// What lies before it counts as absent after `epoch`, so it may leave the disk.
-    fn horizon(&mut self, epoch: Epoch) -> Option<EventTime> {
+    fn horizon(&mut self, epoch: Epoch) -> Option<Horizon> {
         let watermark = self.watermarks.range(..=epoch).next_back().map(|(_, watermark)| *watermark);
         self.watermarks = self.watermarks.split_off(&epoch);
-        let (watermark, keep_for) = (watermark?, self.keep_for?);
-        (watermark > EventTime::MIN).then(|| EventTime(watermark.0.saturating_sub(keep_for)))
+        let windows = watermark.filter(|watermark| *watermark > EventTime::MIN)?;
+        let dedup = self.keep_for.map_or(EventTime::MIN, |keep_for| EventTime(windows.0.saturating_sub(keep_for)));
+        Some(Horizon { dedup, windows })
+    }
+}
+
+/// What an epoch came to in one stage, and its rows for the next.
+type Done = (Processed<pulso_dataflow::TargetRows>, Payload);
+
+/// Blocks while a link is full.
+fn send_onward(
+    stage: Stage,
+    barrier: Barrier,
+    (processed, rows): Done,
+    links: Option<&Links>,
+) -> Result<Processed<pulso_dataflow::TargetRows>, String> {
+    let Some(links) = links else { return Ok(processed) };
+    let next = Stage(stage.0 + 1);
+    match links.send(next, barrier.epoch, rows).and_then(|()| links.barrier(next, barrier)) {
+        // Where a link is gone, another attempt is on its way.
+        Ok(()) | Err(LinkClosed::Over) => Ok(processed),
+        Err(LinkClosed::Rows(reason)) => Err(reason),
     }
 }

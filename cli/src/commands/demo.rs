@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use pulso_cli::generator::{Expected, GeneratorOptions, Summary, generate};
-use pulso_cli::vitals::VitalsOptions;
+use pulso_cli::stream::Mix;
+use pulso_cli::vitals::{VitalsOptions, vitals};
 use pulso_proto::v1;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -263,22 +264,15 @@ fn spawn_generator(
         topic: topic.to_owned(),
         partitions: PARTITIONS,
         keyed: false,
-        vitals: VitalsOptions {
-            seed: arguments.seed,
-            patients: 1000,
-            count: None,
-            rate: Some(arguments.rate),
-            duplicates: 0.3,
-            corrections: 0.02,
-            invalid: 0.01,
-            late: 0.01,
-        },
         length: None,
     };
+    let (seed, rate) = (arguments.seed, Some(arguments.rate));
+    let mix = Mix { seed, rate, corrections: 0.02, invalid: 0.01, late: 0.01, ..Mix::default() };
+    let stream = vitals(VitalsOptions { mix, ..VitalsOptions::default() }).map_err(|why| anyhow!(why))?;
     let expected = Arc::new(Mutex::new(Expected::create(rows)?));
     let (written, stop) = (Arc::clone(&expected), stop.clone());
     Ok(tokio::spawn(async move {
-        let summary = generate(options, stop, move |message, _| {
+        let summary = generate(stream, options, stop, move |message, _| {
             written.lock().unwrap_or_else(PoisonError::into_inner).add(message)
         })
         .await?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::Global;
-use crate::commands::{exit_at_once, stop_on_signal};
+use crate::commands::{exit_at_once, produce_csv, stop_on_signal};
 use crate::failure::Failure;
 use crate::output;
 
@@ -20,11 +20,21 @@ const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 /// The longest sleep between two looks at the stop token.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Send each line of a file to a topic, as it is
+/// Send each line of a file to a topic, as it is, or keep a topic in step with a CSV file
+///
+/// With --csv: an empty cell is null. Numbers keep their digits. A cell that is not of its column's type is sent as text, so
+/// that the job makes a dead letter of the record; a line with another number of columns than the header, without key, or
+/// with the key of an earlier line is not sent. Both are told with file and line. The last line waits until it has an end.
+/// Lines count as removed when nobody has written to the file for a second; the row of a line that cannot be read stays as
+/// it is. The file may be appended to, written anew in place, or replaced; while it is gone nothing is removed.
+///
+/// FILE.pulso keeps a hash of what each key was sent with: on disk before and after it is sent, so that a producer that
+/// starts again sends what changed meanwhile, and what was under way once more. Delete it to send everything anew.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// JSON lines; - is standard input. Empty lines are skipped
-    file: PathBuf,
+    #[arg(required_unless_present = "csv", conflicts_with = "csv")]
+    file: Option<PathBuf>,
     #[arg(long)]
     topic: String,
     #[arg(long, env = "KAFKA_BROKERS", default_value = "localhost:9092", value_name = "HOST:PORT,...")]
@@ -33,11 +43,14 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
     /// Messages a second; without it, as fast as possible
-    #[arg(long, value_parser = rate)]
+    #[arg(long, value_parser = rate, conflicts_with = "csv")]
     rate: Option<f64>,
-    /// The JSON field that is the record's key; without it, and for lines that lack it, partitions take turns
+    /// The JSON field that is the record's key; without it, and for lines that lack it, partitions take turns. With --csv
+    /// the column that tells rows apart: as text, or several with commas between as a JSON object
     #[arg(long, value_name = "FIELD")]
     key: Option<String>,
+    #[command(flatten)]
+    csv: produce_csv::Arguments,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,9 +60,14 @@ struct Summary {
     without_key: u64,
 }
 
-pub(crate) async fn run(global: &Global, arguments: Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, mut arguments: Arguments) -> Result<(), Failure> {
+    if let (Some(csv), Some(key)) = (arguments.csv.csv.take(), &mut arguments.key) {
+        let Arguments { topic, brokers, partitions, .. } = arguments;
+        let to = produce_csv::Topic { brokers, topic, partitions, key: std::mem::take(key) };
+        return Box::pin(produce_csv::run(global, csv, arguments.csv, to)).await;
+    }
     // First of all: a missing file is noticed without a broker.
-    let lines = open(&arguments.file)?;
+    let lines = open(arguments.file.as_deref().unwrap_or(Path::new("-")))?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop, exit_at_once)?;
     let sender = Sender::connect(&arguments.brokers, &arguments.topic, arguments.partitions).await?;

@@ -6,9 +6,11 @@ mod copy;
 mod create;
 mod encode;
 mod error;
+mod inspect;
 mod ledger;
 mod letters;
 mod numeric;
+mod panel;
 mod quote;
 mod reduce;
 mod refused;
@@ -19,4 +21,6 @@ mod transaction;
 mod write;
 mod writer;
 
+pub use inspect::{Inspection, TableFinding, inspect_database};
+pub use panel::{PanelLimits, PanelRows, ask_panel};
 pub use writer::PostgresWriter;

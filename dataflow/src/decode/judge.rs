@@ -8,7 +8,7 @@ use arrow::array::{
     UInt32Array,
 };
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use pulso_core::ids::{EventTime, KeyGroup, SplitId};
 use pulso_core::key_group;
 use pulso_expr::Expression;
@@ -16,10 +16,11 @@ use pulso_job::{ColumnIndex, JobSpec, RowsFrom, SourceSpec};
 
 use super::letters::{Letters, Records};
 use super::reason;
+use crate::aggregate::Aggregate;
 use crate::batch::{column, rows_schema};
 use crate::error::{DataflowError, Result};
 use crate::evaluate::{compile, compile_as, condition, evaluate};
-use crate::key::KeyColumns;
+use crate::key::{KeyColumns, all_nullable};
 use crate::sink::SinkPlan;
 
 pub(crate) struct Judge {
@@ -33,6 +34,7 @@ pub(crate) struct Judge {
     keys: Vec<ColumnIndex>,
     routing_key: Vec<ColumnIndex>,
     sinks: Vec<SinkPlan>,
+    aggregates: Vec<Aggregate>,
     schema: SchemaRef,
     rows_schema: SchemaRef,
 }
@@ -110,7 +112,7 @@ impl Judge {
         keys.extend(job.dedup.iter().flat_map(|dedup| &dedup.key));
         keys.sort_unstable();
         keys.dedup();
-        let nullable = schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true));
+        let all = job.aggregates.iter().enumerate();
         Ok(Self {
             key_groups: job.key_groups,
             time: time.transpose()?,
@@ -120,8 +122,9 @@ impl Judge {
             keys,
             routing_key: job.routing_key.clone(),
             sinks: SinkPlan::of(job, |from| !matches!(from, RowsFrom::Aggregate(_)))?,
+            aggregates: all.map(|(at, spec)| Aggregate::new(job, at, spec)).collect::<Result<_>>()?,
             rows_schema: rows_schema(&schema),
-            schema: Arc::new(Schema::new(nullable.collect::<Vec<_>>())),
+            schema: all_nullable(&schema),
         })
     }
 
@@ -162,9 +165,11 @@ impl Judge {
             self.refuse(&mut found, &keep, reason::MISSING_FIELD, Some(name), aside)?;
         }
         for sink in &self.sinks {
-            let mut failures = sink.failures(&found.batch)?;
-            failures.sort();
-            failures.dedup_by_key(|(row, _)| *row);
+            let failures = sink.failures(&found.batch)?;
+            self.refuse_each(&mut found, failures, aside)?;
+        }
+        for aggregate in &self.aggregates {
+            let failures = aggregate.failures(&found.batch)?;
             self.refuse_each(&mut found, failures, aside)?;
         }
         self.judged(found, false).map(|(rows, ids)| Judged { rows, ids, records })
@@ -247,11 +252,18 @@ impl Judge {
         found.retain(keep)
     }
 
-    /// Rows for which an expression failed, ascending, with the place of the expression.
-    fn refuse_each(&self, found: &mut Candidates<'_>, failures: Vec<(usize, String)>, aside: &mut Aside) -> Result<()> {
+    /// Rows for which an expression failed, with the place of the expression.
+    fn refuse_each(
+        &self,
+        found: &mut Candidates<'_>,
+        mut failures: Vec<(usize, String)>,
+        aside: &mut Aside,
+    ) -> Result<()> {
         if failures.is_empty() {
             return Ok(());
         }
+        failures.sort();
+        failures.dedup_by_key(|(row, _)| *row);
         let mut keep = vec![true; found.ids.len()];
         for (row, place) in failures {
             keep[row] = false;

@@ -3,29 +3,40 @@
 //! A pure function of the state, the rows, and the watermark; no clock, and the order in which payloads came means nothing.
 
 mod dedup;
+mod forward;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::{filter_record_batch, take_record_batch};
-use arrow::datatypes::{Field, Schema, SchemaRef};
-use pulso_core::ids::{Epoch, EventTime, KeyGroup};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{filter_record_batch, take, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use pulso_core::ids::{Epoch, EventTime, KeyGroup, Stage};
 use pulso_core::message::Counters;
 use pulso_job::{JobSpec, RowsFrom, TargetIndex};
 
 use self::dedup::{CountersOf, Dedup, Part, Scratch};
+use self::forward::Forward;
 use self::rows::{Rows, gather, sorted, without};
-use crate::batch::{META_COLUMNS, Payload, SinkRows, TargetRows, key_groups};
+use crate::aggregate::{Aggregate, Aggregated, Input, Now};
+use crate::batch::{META_COLUMNS, Payload, SinkRows, TargetRows, column, key_groups};
 use crate::error::{DataflowError, Result};
+use crate::key::all_nullable;
 use crate::sink::{SinkPlan, Step};
 use crate::state::States;
 
-/// The keyed work of a job.
+/// The keyed work of one stage of a job.
+///
+/// The first stage takes what sources send; aggregates that group by other columns than the routing key get their rows from
+/// it, over an exchange of their own, in the second.
 #[derive(Debug)]
 pub struct KeyedStage {
     dedup: Option<Dedup>,
+    aggregates: Vec<(usize, Aggregate)>,
+    /// Of the first stage: what goes on to the second.
+    forward: Vec<Forward>,
+    is_first: bool,
     sinks: Vec<SinkPlan>,
     dead_letter: TargetIndex,
     /// The job's columns, all nullable.
@@ -41,27 +52,53 @@ pub struct Processed {
     pub muted: BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
     /// Per key group what became of its records; `total()` is their number.
     pub counters: BTreeMap<KeyGroup, Counters>,
+    /// Rows for the second stage.
+    pub forward: Payload,
 }
 
-/// Rows that go to the sinks, in the order in which they hold.
+/// Rows that go to the sinks of one feed, in the order in which they hold.
 struct Emitted {
+    from: RowsFrom,
+    batch: RecordBatch,
+    steps: Vec<Step>,
+    key_groups: Vec<KeyGroup>,
+}
+
+/// Records of an epoch, as their stage sees them.
+struct Records {
     /// The job's columns.
     batch: RecordBatch,
     steps: Vec<Step>,
     key_groups: Vec<KeyGroup>,
+    /// Their broker timestamps.
+    timestamps: ArrayRef,
     samples_ms: Vec<i64>,
 }
 
 impl KeyedStage {
     /// # Errors
     /// Where the job's check let something pass that cannot be executed.
-    pub fn new(job: Arc<JobSpec>) -> Result<Self> {
-        let nullable = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), true);
+    pub fn new(job: Arc<JobSpec>, stage: Stage) -> Result<Self> {
+        let is_first = stage == Stage(0);
+        let schema = all_nullable(&job.schema());
+        let all = || job.aggregates.iter().enumerate();
+        let aggregates = all().filter(|(_, spec)| spec.own_stage != is_first);
+        let aggregates: Vec<(usize, Aggregate)> =
+            aggregates.map(|(at, spec)| Ok((at, Aggregate::new(&job, at, spec)?))).collect::<Result<_>>()?;
+        let feeds = |from: RowsFrom| match from {
+            RowsFrom::Records => is_first,
+            RowsFrom::Late => !aggregates.is_empty(),
+            RowsFrom::Aggregate(index) => aggregates.iter().any(|(at, _)| *at == index),
+        };
+        let forward = all().filter(|(_, spec)| spec.own_stage && is_first);
         Ok(Self {
-            dedup: Dedup::new(&job)?,
-            sinks: SinkPlan::of(&job, |from| from == RowsFrom::Records)?,
+            dedup: Dedup::new(&job)?.filter(|_| is_first),
+            sinks: SinkPlan::of(&job, feeds)?,
+            forward: forward.map(|(at, spec)| Forward::new(&job, at, spec)).collect::<Result<_>>()?,
+            aggregates,
+            is_first,
             dead_letter: job.dead_letter.target,
-            schema: Arc::new(Schema::new(job.schema().fields().iter().map(nullable).collect::<Vec<_>>())),
+            schema,
         })
     }
 
@@ -95,27 +132,79 @@ impl KeyedStage {
         }
         let rows = gather(payloads.iter().filter_map(|payload| payload.rows.as_ref()), skip)?;
         drop(payloads);
-        if let Some(rows) = rows {
-            let emitted = self.emit(states, epoch, watermark, rows, &mut processed.counters)?;
-            self.write(&emitted, muted, &mut processed)?;
+        let now = Now { epoch, watermark };
+        if self.is_first {
+            self.records(states, now, rows, skip, muted, &mut processed)?;
+        } else {
+            self.forwarded(states, now, rows, skip, muted, &mut processed)?;
         }
         self.write_letters(letters, muted, &mut processed)?;
         Ok(processed)
     }
 
-    fn emit(
+    /// What sources sent.
+    fn records(
         &self,
         states: &mut dyn States,
-        epoch: Epoch,
-        watermark: EventTime,
-        batch: RecordBatch,
+        now: Now,
+        rows: Option<RecordBatch>,
+        skip: &BTreeSet<KeyGroup>,
+        muted: &BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
+        processed: &mut Processed,
+    ) -> Result<()> {
+        let records = match rows {
+            Some(rows) => self.apply(states, now, &rows, &mut processed.counters)?,
+            // Windows close without rows too.
+            None if self.aggregates.is_empty() => return Ok(()),
+            None => Records::none(&self.schema),
+        };
+        let mut feeds = Vec::new();
+        let hosted: Vec<KeyGroup> = states.hosted().into_iter().filter(|id| !skip.contains(id)).collect();
+        for (index, aggregate) in &self.aggregates {
+            feeds.extend(run((*index, aggregate), states, now, &hosted, &records, &mut processed.counters)?);
+        }
+        processed.forward = Payload { rows: forward::all(&self.forward, &records)?, ..Payload::default() };
+        let Records { batch, steps, key_groups, samples_ms, .. } = records;
+        feeds.push(Emitted { from: RowsFrom::Records, batch, steps, key_groups });
+        self.write(&feeds, &samples_ms, muted, processed)
+    }
+
+    /// What the first stage sent.
+    fn forwarded(
+        &self,
+        states: &mut dyn States,
+        now: Now,
+        rows: Option<RecordBatch>,
+        skip: &BTreeSet<KeyGroup>,
+        muted: &BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
+        processed: &mut Processed,
+    ) -> Result<()> {
+        let hosted: Vec<KeyGroup> = states.hosted().into_iter().filter(|id| !skip.contains(id)).collect();
+        let (mut feeds, mut samples_ms) = (Vec::new(), Vec::new());
+        for (index, aggregate) in &self.aggregates {
+            let records = match &rows {
+                Some(rows) => forward::received(rows, *index, &self.schema)?,
+                None => Records::none(&self.schema),
+            };
+            feeds.extend(run((*index, aggregate), states, now, &hosted, &records, &mut processed.counters)?);
+            samples_ms.extend(records.samples_ms);
+        }
+        self.write(&feeds, &samples_ms, muted, processed)
+    }
+
+    /// The rows in the order in which they hold, and what each did to its key.
+    fn apply(
+        &self,
+        states: &mut dyn States,
+        Now { epoch, watermark }: Now,
+        batch: &RecordBatch,
         counters: &mut CountersOf,
-    ) -> Result<Emitted> {
-        let rows = Rows::new(&batch)?;
+    ) -> Result<Records> {
+        let rows = Rows::new(batch)?;
         let mut indices = Vec::with_capacity(batch.num_rows());
         let (mut steps, mut owners) = (Vec::with_capacity(batch.num_rows()), Vec::with_capacity(batch.num_rows()));
         let part = |dedup: &Dedup| -> Result<Part<'_>> {
-            Ok(Part { epoch, watermark, rows: &rows, columns: dedup.columns(&batch)? })
+            Ok(Part { epoch, watermark, rows: &rows, columns: dedup.columns(batch)? })
         };
         let part = self.dedup.as_ref().map(part).transpose()?;
         let (mut scratch, mut emitted) = (Scratch::default(), Vec::new());
@@ -135,22 +224,32 @@ impl KeyedStage {
             steps.extend(emitted.iter().map(|(_, step)| *step));
             owners.resize(indices.len(), key_group);
         }
+        let indices = UInt32Array::from(indices);
         let job = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns()[META_COLUMNS..].to_vec())?;
-        let batch = take_record_batch(&job, &UInt32Array::from(indices))?;
-        Ok(Emitted { batch, steps, key_groups: owners, samples_ms: rows.samples() })
+        Ok(Records {
+            batch: take_record_batch(&job, &indices)?,
+            steps,
+            key_groups: owners,
+            timestamps: take(batch.column(column::TIMESTAMP), &indices, None)?,
+            samples_ms: rows.samples(),
+        })
     }
 
     fn write(
         &self,
-        emitted: &Emitted,
+        feeds: &[Emitted],
+        samples_ms: &[i64],
         muted: &BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
         processed: &mut Processed,
     ) -> Result<()> {
         let targets: BTreeSet<TargetIndex> = self.sinks.iter().map(|sink| sink.target).collect();
         for target in targets {
-            let mut output = TargetRows { samples_ms: emitted.samples_ms.clone(), ..TargetRows::default() };
+            let mut output = TargetRows { samples_ms: samples_ms.to_vec(), ..TargetRows::default() };
             for sink in self.sinks.iter().filter(|sink| sink.target == target) {
-                output.sinks.extend(sink.rows(&emitted.batch, &emitted.steps, &emitted.key_groups)?);
+                let mine = feeds.iter().filter(|feed| feed.from == sink.from && !feed.steps.is_empty());
+                for Emitted { batch, steps, key_groups, .. } in mine {
+                    output.sinks.extend(sink.rows(batch, steps, key_groups)?);
+                }
             }
             if let Some(muted) = muted.get(&target) {
                 processed.mute(target, output.sinks.iter().flat_map(|sink| sink.key_groups.iter().copied()), muted);
@@ -186,6 +285,42 @@ impl KeyedStage {
         with_rows.extend(key_groups(&heard)?.values().iter().map(|key_group| KeyGroup(*key_group)));
         output.letters = Some(sorted(&heard)?);
         Ok(())
+    }
+}
+
+/// Rows of the aggregate's result, and the records that came too late for it: they are counted.
+fn run(
+    (index, aggregate): (usize, &Aggregate),
+    states: &mut dyn States,
+    now: Now,
+    hosted: &[KeyGroup],
+    records: &Records,
+    counters: &mut CountersOf,
+) -> Result<[Emitted; 2]> {
+    let Records { batch, steps, key_groups, .. } = records;
+    let aggregated = aggregate.run(states, now, hosted, &Input { batch, steps, key_groups })?;
+    let Aggregated { batch: result, steps: changes, key_groups: owners, late } = aggregated;
+    let result = Emitted { from: RowsFrom::Aggregate(index), batch: result, steps: changes, key_groups: owners };
+    let of = |row: &u32| *row as usize;
+    late.iter().for_each(|row| counters.entry(key_groups[of(row)]).or_default().late += 1);
+    let late = Emitted {
+        from: RowsFrom::Late,
+        steps: late.iter().map(|row| steps[of(row)]).collect(),
+        key_groups: late.iter().map(|row| key_groups[of(row)]).collect(),
+        batch: take_record_batch(batch, &UInt32Array::from(late))?,
+    };
+    Ok([result, late])
+}
+
+impl Records {
+    fn none(schema: &SchemaRef) -> Self {
+        Self {
+            batch: RecordBatch::new_empty(Arc::clone(schema)),
+            steps: Vec::new(),
+            key_groups: Vec::new(),
+            timestamps: Arc::new(Int64Array::from(Vec::<i64>::new())),
+            samples_ms: Vec::new(),
+        }
     }
 }
 

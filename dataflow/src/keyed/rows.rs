@@ -48,15 +48,18 @@ impl<'a> Rows<'a> {
 
     /// Broker timestamps of some rows, evenly picked. A record without one says nothing.
     pub(crate) fn samples(&self) -> Vec<i64> {
-        let timestamps = self.timestamps.values();
-        let every = timestamps.len().div_ceil(SAMPLES).max(1);
-        timestamps.iter().step_by(every).copied().filter(|timestamp| *timestamp >= 0).collect()
+        samples(self.timestamps)
     }
 
     /// Rows by key group, each in canonical order.
     pub(crate) fn by_key_group(&self) -> Vec<(KeyGroup, Vec<u32>)> {
         canonical(self.key_groups, self.splits, self.positions)
     }
+}
+
+pub(crate) fn samples(timestamps: &Int64Array) -> Vec<i64> {
+    let every = timestamps.len().div_ceil(SAMPLES).max(1);
+    timestamps.values().iter().step_by(every).copied().filter(|timestamp| *timestamp >= 0).collect()
 }
 
 /// Rows by key group, and within it by split and position.
@@ -114,7 +117,7 @@ pub(crate) fn sorted(letters: &RecordBatch) -> Result<RecordBatch> {
     Ok(arrow::compute::take_record_batch(letters, &order)?)
 }
 
-fn known<T>(array: Option<T>) -> Result<T> {
+pub(crate) fn known<T>(array: Option<T>) -> Result<T> {
     array.ok_or_else(|| {
         DataflowError::Invalid("rows or dead letters with other columns than those of a payload".to_owned())
     })

@@ -3,7 +3,7 @@
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
 use proptest::prelude::*;
-use pulso_core::ids::{Position, SplitId, WallTime};
+use pulso_core::ids::{Position, SplitId, Stage, WallTime};
 
 use super::*;
 use crate::batch::Change;
@@ -141,6 +141,10 @@ struct Host {
 }
 
 impl States for Host {
+    fn hosted(&self) -> Vec<KeyGroup> {
+        self.groups.keys().copied().collect()
+    }
+
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {
         self.groups.get_mut(&key_group).map(|(state, disk)| (state, disk as &dyn DiskState))
     }
@@ -149,7 +153,7 @@ impl States for Host {
 impl Host {
     fn new(job: &Arc<JobSpec>) -> Self {
         let groups = (0..job.key_groups).map(|group| (KeyGroup(group), Default::default())).collect();
-        Self { stage: Arc::new(KeyedStage::new(Arc::clone(job)).unwrap()), groups }
+        Self { stage: Arc::new(KeyedStage::new(Arc::clone(job), Stage(0)).unwrap()), groups }
     }
 
     fn process(&mut self, epoch: u64, watermark: EventTime, payloads: &[Payload]) -> Processed {
@@ -398,8 +402,9 @@ fn entries_older_than_keep_for_count_as_absent() {
     assert!(host.groups.values().all(|(state, _)| state.is_empty()));
     // Whether a compaction came by meanwhile makes no difference.
     let entry = host.groups.values().find_map(|(_, disk)| disk.0.values().next()).unwrap();
-    assert!(crate::state::is_expired(entry, EventTime(last + 1 - 60 * MINUTE)));
-    assert!(!crate::state::is_expired(entry, EventTime(last - 60 * MINUTE)));
+    let horizon = |dedup| crate::state::Horizon { dedup: EventTime(dedup), windows: EventTime::MIN };
+    assert!(crate::state::is_expired(entry, horizon(last + 1 - 60 * MINUTE)));
+    assert!(!crate::state::is_expired(entry, horizon(last - 60 * MINUTE)));
     let mut fresh = Host::new(&job);
     assert_eq!(step(&mut fresh, 4, last + 1, 3), Some(Change::Correction));
     // Twice in one epoch: twice written.
@@ -424,7 +429,7 @@ fn skipped_and_muted_key_groups() {
     assert!(all.counters[&group].written > 0 && all.outputs[&0].1.contains(&group));
 
     let chosen = BTreeSet::from([group]);
-    let stage = KeyedStage::new(Arc::clone(&job)).unwrap();
+    let stage = KeyedStage::new(Arc::clone(&job), Stage(0)).unwrap();
     let mut host = Host::new(&job);
     let skipped =
         stage.process(&mut host, Epoch(1), EventTime::MIN, payloads.clone(), &chosen, &BTreeMap::new()).unwrap();
@@ -462,7 +467,7 @@ fn skipped_and_muted_key_groups() {
 #[test]
 fn a_key_group_that_is_not_hosted_is_an_error() {
     let job = health(("", ""));
-    let stage = KeyedStage::new(Arc::clone(&job)).unwrap();
+    let stage = KeyedStage::new(Arc::clone(&job), Stage(0)).unwrap();
     let mut host = Host::new(&job);
     host.groups.clear();
     let payloads = epochs(&job, &[event(1, 0, Some(1), 1)]).concat();

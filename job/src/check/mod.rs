@@ -4,6 +4,7 @@ mod aggregate;
 mod expression;
 mod field;
 mod files;
+mod input;
 mod name;
 mod panel;
 mod sink;
@@ -23,7 +24,11 @@ use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
 use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
 use crate::submission::{MAX_FILE_BYTES, Submission};
+pub use input::{InputSpec, input};
 use name::Columns;
+
+pub(crate) use field::TYPES;
+pub(crate) use panel::CHARTS;
 
 /// Most keys and list elements of a file.
 const MAX_KEYS: usize = 10_000;
@@ -84,7 +89,7 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,

@@ -15,6 +15,8 @@ pub(crate) struct Conservation {
     pub(crate) duplicates: u64,
     pub(crate) superseded: u64,
     pub(crate) dead_letters: u64,
+    /// Too late for a window, once for each aggregate; each is among the others too.
+    pub(crate) late: u64,
     /// Read and not accounted for yet: in epochs that are not committed everywhere. 0 where it cannot be told.
     pub(crate) in_flight: u64,
     /// Absent while it cannot be told: not all TaskManagers of the attempt have counted yet.
@@ -49,6 +51,7 @@ impl Conservation {
             duplicates: counters.duplicates,
             superseded: counters.superseded,
             dead_letters: counters.dead_letters,
+            late: counters.late,
             in_flight: if adds_up.is_some() { counted.read.saturating_sub(total) } else { 0 },
             adds_up,
         }

@@ -32,6 +32,7 @@ impl From<&Job> for v1::JobSummary {
                 duplicates: line.duplicates,
                 superseded: line.superseded,
                 dead_letters: line.dead_letters,
+                late: line.late,
             }),
             in_flight: line.in_flight,
             conserved: line.adds_up == Some(true),

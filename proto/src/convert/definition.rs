@@ -133,15 +133,15 @@ impl TryFrom<v1::Cut> for Cut {
 
 impl From<Counters> for v1::Counters {
     fn from(counters: Counters) -> Self {
-        let Counters { written, corrections, filtered, duplicates, superseded, dead_letters } = counters;
-        Self { written, corrections, filtered, duplicates, superseded, dead_letters }
+        let Counters { written, corrections, filtered, duplicates, superseded, dead_letters, late } = counters;
+        Self { written, corrections, filtered, duplicates, superseded, dead_letters, late }
     }
 }
 
 impl From<v1::Counters> for Counters {
     fn from(counters: v1::Counters) -> Self {
-        let v1::Counters { written, corrections, filtered, duplicates, superseded, dead_letters } = counters;
-        Self { written, corrections, filtered, duplicates, superseded, dead_letters }
+        let v1::Counters { written, corrections, filtered, duplicates, superseded, dead_letters, late } = counters;
+        Self { written, corrections, filtered, duplicates, superseded, dead_letters, late }
     }
 }
 

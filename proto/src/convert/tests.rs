@@ -66,13 +66,8 @@ fn readings() -> impl Strategy<Value = BTreeMap<KeyGroupId, Mark>> {
 }
 
 fn counters() -> impl Strategy<Value = Counters> {
-    any::<[u64; 6]>().prop_map(|[written, corrections, filtered, duplicates, superseded, dead_letters]| Counters {
-        written,
-        corrections,
-        filtered,
-        duplicates,
-        superseded,
-        dead_letters,
+    any::<[u64; 7]>().prop_map(|[written, corrections, filtered, duplicates, superseded, dead_letters, late]| {
+        Counters { written, corrections, late, filtered, duplicates, superseded, dead_letters }
     })
 }
 

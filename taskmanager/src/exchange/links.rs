@@ -17,7 +17,6 @@ use crate::shell::{Event, Events};
 
 /// Frames that wait for the network; the source task waits when it is full.
 const QUEUE: usize = 64;
-const STAGE: Stage = Stage(0);
 
 /// Links of one attempt; a clone speaks over the same ones.
 #[derive(Clone)]
@@ -28,13 +27,18 @@ struct Inner {
     attempt: Attempt,
     me: TaskManagerId,
     destinations: Vec<Destination>,
+    stages: Vec<OfStage>,
+    events: Events,
+}
+
+/// Where the rows of one stage go.
+struct OfStage {
     /// Destination of each key group, by its number.
     owner_of: Vec<usize>,
     /// Epoch up to which each key group has everything, by its number.
     resume: Vec<Epoch>,
     /// Greatest of `resume`: beyond it every row is sent.
     resumed: Epoch,
-    events: Events,
 }
 
 enum Destination {
@@ -73,33 +77,42 @@ impl Links {
                 Destination::There(frames)
             });
         }
-        let owner_of = deployment
-            .plan
-            .key_groups
-            .iter()
-            .filter(|(id, _)| id.stage == STAGE)
-            .map(|(_, owner)| index.get(owner).copied().unwrap_or(usize::MAX))
-            .collect();
-        let resume: Vec<Epoch> =
-            deployment.resume.iter().filter(|(id, _)| id.stage == STAGE).map(|(_, epoch)| *epoch).collect();
-        let resumed = resume.iter().copied().max().unwrap_or(Epoch::ZERO);
-        Self(Arc::new(Inner { job, attempt, me, destinations, owner_of, resume, resumed, events: events.clone() }))
+        let of_stage = |stage: Stage| {
+            let owners = deployment.plan.key_groups.iter().filter(|(id, _)| id.stage == stage);
+            let resume = deployment.resume.iter().filter(|(id, _)| id.stage == stage);
+            let resume: Vec<Epoch> = resume.map(|(_, epoch)| *epoch).collect();
+            OfStage {
+                owner_of: owners.map(|(_, owner)| index.get(owner).copied().unwrap_or(usize::MAX)).collect(),
+                resumed: resume.iter().copied().max().unwrap_or(Epoch::ZERO),
+                resume,
+            }
+        };
+        let stages = (0..deployment.definition.stages).map(|stage| of_stage(Stage(stage))).collect();
+        Self(Arc::new(Inner { job, attempt, me, destinations, stages, events: events.clone() }))
+    }
+
+    /// There is a stage behind this one.
+    pub(crate) fn is_before_last(&self, stage: Stage) -> bool {
+        usize::from(stage.0) + 1 < self.0.stages.len()
     }
 
     /// Rows of an epoch, each to the TaskManager of its key group, but not to key groups that have the epoch already.
     /// Blocks while a link is full.
-    pub(crate) fn send(&self, epoch: Epoch, payload: Payload) -> Result<(), LinkClosed> {
+    pub(crate) fn send(&self, stage: Stage, epoch: Epoch, payload: Payload) -> Result<(), LinkClosed> {
         if payload.is_empty() {
             return Ok(());
         }
         let links = &*self.0;
-        let parts = if epoch > links.resumed {
-            payload.route(&links.owner_of, links.destinations.len())
+        let Some(of_stage) = links.stages.get(usize::from(stage.0)) else {
+            return Err(LinkClosed::Rows(format!("the job has no stage {stage}")));
+        };
+        let parts = if epoch > of_stage.resumed {
+            payload.route(&of_stage.owner_of, links.destinations.len())
         } else {
-            let owner_of: Vec<usize> = links
+            let owner_of: Vec<usize> = of_stage
                 .owner_of
                 .iter()
-                .zip(&links.resume)
+                .zip(&of_stage.resume)
                 .map(|(owner, resume)| if *resume < epoch { *owner } else { usize::MAX })
                 .collect();
             payload.route(&owner_of, links.destinations.len())
@@ -112,14 +125,14 @@ impl Links {
             match destination {
                 Destination::Here => {
                     let (job, attempt, from) = (links.job, links.attempt, links.me);
-                    let event = Event::Arrived { job, attempt, stage: STAGE, from, epoch, payload: part };
+                    let event = Event::Arrived { job, attempt, stage, from, epoch, payload: part };
                     links.events.send_blocking(event).map_err(|_| LinkClosed::Over)?;
                 }
                 Destination::There(frames) => {
                     for piece in part.pieces(PIECE) {
                         let encoded = piece.encode();
                         let payload = encoded.map_err(|e| LinkClosed::Rows(format!("rows cannot be encoded: {e}")))?;
-                        self.frame(frames, Content::Rows { stage: STAGE, epoch, payload: payload.into() })?;
+                        self.frame(frames, Content::Rows { stage, epoch, payload: payload.into() })?;
                     }
                 }
             }
@@ -128,17 +141,17 @@ impl Links {
     }
 
     /// Behind the epoch's rows, to everyone.
-    pub(crate) fn barrier(&self, barrier: Barrier) -> Result<(), LinkClosed> {
+    pub(crate) fn barrier(&self, stage: Stage, barrier: Barrier) -> Result<(), LinkClosed> {
         let links = &*self.0;
         for destination in &links.destinations {
             match destination {
                 Destination::Here => {
                     let (job, attempt, from) = (links.job, links.attempt, links.me);
-                    let event = Event::BarrierArrived { job, attempt, stage: STAGE, from, barrier };
+                    let event = Event::BarrierArrived { job, attempt, stage, from, barrier };
                     links.events.send_blocking(event).map_err(|_| LinkClosed::Over)?;
                 }
                 Destination::There(frames) => {
-                    self.frame(frames, Content::Barrier { stage: STAGE, barrier })?;
+                    self.frame(frames, Content::Barrier { stage, barrier })?;
                 }
             }
         }

@@ -42,16 +42,16 @@ impl Task {
         let horizon = self.horizon(epoch);
         let mut parts = Vec::new();
         for (key_group, (marks, counters)) in key_groups {
-            let Some(group) = self.groups.group(key_group.group) else {
+            let Some(group) = self.groups.group(key_group) else {
                 return fail(&self.place, format!("key group {key_group} is not here"));
             };
-            if let Err(e) = group.write(key_group.group, epoch, horizon, &self.place) {
+            if let Err(e) = group.write(key_group, epoch, horizon, &self.place) {
                 return fail(&self.place, format!("writing key group {key_group}: {e}"));
             }
             parts.push(Part {
                 key_group,
                 disk: group.disk.clone(),
-                folder: folder.join(key_group.group.to_string()),
+                folder: folder.join(format!("{}-{}", key_group.stage, key_group.group)),
                 known: group.stored(),
                 snapshot: Snapshot { epoch, marks, counters, files: Vec::new() },
             });

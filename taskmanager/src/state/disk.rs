@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use pulso_core::ids::EventTime;
 use pulso_dataflow::DataflowError;
-use pulso_dataflow::state::{DiskState, is_expired};
+use pulso_dataflow::state::{DiskState, Horizon, is_expired};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::compaction_filter::Decision;
 use rocksdb::{
@@ -18,21 +18,23 @@ use rocksdb::{
 
 use crate::memory::Budget;
 
-/// Entries whose event time lies before the horizon may go; it only grows.
+/// Values before the horizon may go; it only grows.
 #[derive(Clone)]
-pub(crate) struct Horizon(Arc<AtomicI64>);
+struct Expired(Arc<[AtomicI64; 2]>);
 
-impl Horizon {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(AtomicI64::new(i64::MIN)))
+impl Expired {
+    fn new() -> Self {
+        Self(Arc::new([AtomicI64::new(i64::MIN), AtomicI64::new(i64::MIN)]))
     }
 
-    pub(crate) fn raise(&self, to: EventTime) {
-        self.0.fetch_max(to.0, Ordering::Relaxed);
+    fn raise(&self, Horizon { dedup, windows }: Horizon) {
+        self.0[0].fetch_max(dedup.0, Ordering::Relaxed);
+        self.0[1].fetch_max(windows.0, Ordering::Relaxed);
     }
 
-    fn value(&self) -> EventTime {
-        EventTime(self.0.load(Ordering::Relaxed))
+    fn horizon(&self) -> Horizon {
+        let [dedup, windows] = [0, 1].map(|at: usize| EventTime(self.0[at].load(Ordering::Relaxed)));
+        Horizon { dedup, windows }
     }
 }
 
@@ -41,23 +43,23 @@ pub(crate) type Changes = [(Box<[u8]>, Option<Vec<u8>>)];
 
 pub(crate) struct Disk {
     db: DB,
-    horizon: Horizon,
+    expired: Expired,
     path: PathBuf,
 }
 
 impl Disk {
     /// Opens the directory of a restored snapshot, or makes a new one.
     pub(crate) fn open(path: &Path, budget: &Budget) -> Result<Self, rocksdb::Error> {
-        let horizon = Horizon::new();
-        let options = options(budget, horizon.clone());
+        let expired = Expired::new();
+        let options = options(budget, expired.clone());
         // Named, because only then there is a handle of it.
         let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
         let db = DB::open_cf_descriptors(&options, path, [family])?;
-        Ok(Self { db, horizon, path: path.to_owned() })
+        Ok(Self { db, expired, path: path.to_owned() })
     }
 
     /// Writes changes of whole epochs.
-    pub(crate) fn write(&self, changes: &Changes, horizon: Option<EventTime>) -> Result<(), rocksdb::Error> {
+    pub(crate) fn write(&self, changes: &Changes, horizon: Option<Horizon>) -> Result<(), rocksdb::Error> {
         let mut batch = WriteBatch::default();
         for (key, value) in changes {
             match value {
@@ -69,7 +71,7 @@ impl Disk {
         write.disable_wal(true);
         self.db.write_opt(batch, &write)?;
         if let Some(horizon) = horizon {
-            self.horizon.raise(horizon);
+            self.expired.raise(horizon);
         }
         Ok(())
     }
@@ -106,7 +108,7 @@ impl DiskState for Disk {
     }
 }
 
-fn options(budget: &Budget, horizon: Horizon) -> Options {
+fn options(budget: &Budget, expired: Expired) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&budget.block_cache);
     table.set_bloom_filter(10.0, false);
@@ -129,7 +131,7 @@ fn options(budget: &Budget, horizon: Horizon) -> Options {
     options.set_max_background_jobs(1);
     options.set_stats_dump_period_sec(0);
     options.set_compaction_filter("expired", move |_level, _key, value: &[u8]| {
-        if is_expired(value, horizon.value()) { Decision::Remove } else { Decision::Keep }
+        if is_expired(value, expired.horizon()) { Decision::Remove } else { Decision::Keep }
     });
     options
 }

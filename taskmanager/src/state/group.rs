@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pulso_core::ids::{CheckpointId, Epoch, EventTime, KeyGroup};
+use pulso_core::ids::{CheckpointId, Epoch, KeyGroup, KeyGroupId, Stage};
 use pulso_core::message::SnapshotFile;
 use pulso_dataflow::DataflowError;
-use pulso_dataflow::state::{DiskState, KeyGroupState, States};
+use pulso_dataflow::state::{DiskState, Horizon, KeyGroupState, States};
 
 use super::Place;
 use super::disk::Disk;
@@ -48,9 +48,9 @@ impl Group {
     /// Writes versions up to `upto` to disk.
     pub(super) fn write(
         &mut self,
-        key_group: KeyGroup,
+        key_group: KeyGroupId,
         upto: Epoch,
-        horizon: Option<EventTime>,
+        horizon: Option<Horizon>,
         place: &Place,
     ) -> Result<(), rocksdb::Error> {
         let changes = self.overlay.settle(upto);
@@ -68,36 +68,36 @@ impl Group {
 }
 
 /// A folder that was never used: a live directory is not opened again.
-pub(super) fn new_folder(place: &Place, key_group: KeyGroup) -> PathBuf {
-    place.folder.join(format!("{key_group}-{}", uuid::Uuid::new_v4().simple()))
+pub(super) fn new_folder(place: &Place, KeyGroupId { stage, group }: KeyGroupId) -> PathBuf {
+    place.folder.join(format!("{stage}-{group}-{}", uuid::Uuid::new_v4().simple()))
 }
 
 #[derive(Default)]
-pub(crate) struct Groups(BTreeMap<KeyGroup, Group>);
+pub(crate) struct Groups(BTreeMap<KeyGroupId, Group>);
 
 impl Groups {
-    pub(super) fn insert(&mut self, key_group: KeyGroup, group: Group) {
+    pub(super) fn insert(&mut self, key_group: KeyGroupId, group: Group) {
         self.remove(key_group);
         self.0.insert(key_group, group);
     }
 
-    pub(super) fn remove(&mut self, key_group: KeyGroup) {
+    pub(super) fn remove(&mut self, key_group: KeyGroupId) {
         if let Some(group) = self.0.remove(&key_group) {
             group.discard();
         }
     }
 
-    pub(super) fn contains(&self, key_group: KeyGroup) -> bool {
+    pub(super) fn contains(&self, key_group: KeyGroupId) -> bool {
         self.0.contains_key(&key_group)
     }
 
-    pub(super) fn group(&mut self, key_group: KeyGroup) -> Option<&mut Group> {
+    pub(super) fn group(&mut self, key_group: KeyGroupId) -> Option<&mut Group> {
         self.0.get_mut(&key_group)
     }
 
     /// Takes the named key groups back to their epochs and drops the others.
-    pub(super) fn take_back(&mut self, kept: &BTreeMap<KeyGroup, Epoch>) {
-        let dropped: Vec<KeyGroup> = self.0.keys().filter(|id| !kept.contains_key(id)).copied().collect();
+    pub(super) fn take_back(&mut self, kept: &BTreeMap<KeyGroupId, Epoch>) {
+        let dropped: Vec<KeyGroupId> = self.0.keys().filter(|id| !kept.contains_key(id)).copied().collect();
         dropped.into_iter().for_each(|id| self.remove(id));
         for (key_group, epoch) in kept {
             if let Some(group) = self.0.get_mut(key_group) {
@@ -116,17 +116,12 @@ impl Groups {
         self.0.values().filter_map(|group| group.disk.as_ref()).map(|disk| disk.bytes()).sum()
     }
 
-    pub(super) fn write(
-        &mut self,
-        upto: Epoch,
-        horizon: Option<EventTime>,
-        place: &Place,
-    ) -> Result<(), rocksdb::Error> {
+    pub(super) fn write(&mut self, upto: Epoch, horizon: Option<Horizon>, place: &Place) -> Result<(), rocksdb::Error> {
         self.0.iter_mut().try_for_each(|(id, group)| group.write(*id, upto, horizon, place))
     }
 
     /// `folder`: of the database whose files they are. Another one may have taken its place.
-    pub(super) fn stored(&mut self, checkpoint: CheckpointId, key_group: KeyGroup, folder: &Path, files: Files) {
+    pub(super) fn stored(&mut self, checkpoint: CheckpointId, key_group: KeyGroupId, folder: &Path, files: Files) {
         let same = |group: &&mut Group| group.disk.as_ref().is_some_and(|disk| disk.path() == folder);
         if let Some(group) = self.0.get_mut(&key_group).filter(same) {
             group.uploaded.insert(checkpoint, files);
@@ -152,9 +147,19 @@ impl DiskState for NoDisk {
     }
 }
 
-impl States for Groups {
+/// The key groups of one stage.
+pub(super) struct OfStage<'a> {
+    pub(super) groups: &'a mut Groups,
+    pub(super) stage: Stage,
+}
+
+impl States for OfStage<'_> {
+    fn hosted(&self) -> Vec<KeyGroup> {
+        self.groups.0.keys().filter(|id| id.stage == self.stage).map(|id| id.group).collect()
+    }
+
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {
-        let group = self.0.get_mut(&key_group)?;
+        let group = self.groups.0.get_mut(&KeyGroupId { stage: self.stage, group: key_group })?;
         let disk: &dyn DiskState = match &group.disk {
             Some(disk) => disk.as_ref(),
             None => &NoDisk,

@@ -18,10 +18,10 @@ impl Task {
         let job = self.place.job;
         match restore {
             Restore::Fresh => {
-                self.groups.insert(key_group.group, Group::default());
+                self.groups.insert(key_group, Group::default());
                 self.place.tell(Event::Restored { job, attempt, key_group });
             }
-            Restore::Copy if self.groups.contains(key_group.group) => {
+            Restore::Copy if self.groups.contains(key_group) => {
                 self.place.tell(Event::Restored { job, attempt, key_group });
             }
             Restore::Copy => {
@@ -29,7 +29,7 @@ impl Task {
                 self.place.tell(Event::RestoreFailed { job, attempt, key_group, reason, retry: true });
             }
             Restore::Snapshot(snapshot) => {
-                self.groups.remove(key_group.group);
+                self.groups.remove(key_group);
                 let place = self.place.clone();
                 self.place.runtime.spawn(async move { download(place, attempt, key_group, snapshot).await });
             }
@@ -39,7 +39,7 @@ impl Task {
 
 async fn download(place: Place, attempt: Attempt, key_group: KeyGroupId, snapshot: Snapshot) {
     let Ok(_turn) = Arc::clone(&place.restores).acquire_owned().await else { return };
-    let folder = new_folder(&place, key_group.group);
+    let folder = new_folder(&place, key_group);
     let fetched = fetch(&place, &folder, &snapshot).await;
     match fetched {
         Ok(group) => {

@@ -168,6 +168,11 @@ impl Cluster {
         Ok(JobFile(path))
     }
 
+    /// A job of the repository, unchanged.
+    pub fn example(name: &str) -> JobFile {
+        JobFile(repository().join("jobs").join(name).with_extension("toml"))
+    }
+
     pub fn submit(&self, job: &JobFile) -> Result<()> {
         let path = job.0.to_str().context("the path is text")?;
         self.healthctl(&["submit", path]).map(drop)
@@ -178,6 +183,7 @@ impl Cluster {
         self.job_accounts_for("health-records", total).await
     }
 
+    /// The same of this job.
     pub async fn job_accounts_for(&self, job: &str, total: u64) -> Result<()> {
         until_ok("every record to be accounted for", Duration::from_secs(60), async || {
             let status = self.json(&["status", job])?;
@@ -303,6 +309,11 @@ fn free_port() -> Result<u16> {
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The program, without a cluster.
+pub fn healthctl() -> Command {
+    Command::new(binary("healthctl"))
 }
 
 /// Programs lie beside the folder of the test's own binary.

@@ -6,15 +6,17 @@ mod input;
 mod oracle;
 mod proxy;
 mod scene;
+mod topic;
 mod wait;
 mod ward;
 
-pub use cluster::{Cluster, JobFile, TaskManager};
+pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
-pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};
+pub use oracle::{Key, Record, Rejected, Row, Rows, any_expected, compare, expected, records, rejected, stored};
 pub use proxy::Proxy;
 pub use scene::Scene;
+pub use topic::{Message, committed};
 pub use wait::{until, until_ok};
 pub use ward::{FILES_LETTERS, FILES_SINK, Ward, names};
 

@@ -21,6 +21,7 @@ pub struct Record {
     pub timestamp_ms: i64,
     pub partition: i32,
     pub offset: i64,
+    pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
 }
 
@@ -50,6 +51,7 @@ pub fn records(brokers: &str, topic: &str) -> Result<Vec<Record>> {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
             partition: message.partition(),
             offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
         });
     }
@@ -85,6 +87,16 @@ pub fn any_expected(brokers: &str, topic: &str) -> Result<BTreeMap<Key, Vec<Row>
         }
     }
     Ok(rows)
+}
+
+/// Values of records by partition and offset.
+pub type Rejected = BTreeMap<(i32, i64), Option<Vec<u8>>>;
+
+/// Records that are no good: each is a dead letter.
+pub fn rejected(brokers: &str, topic: &str) -> Result<Rejected> {
+    let all = records(brokers, topic)?.into_iter();
+    let bad = all.filter(|record| record.value.as_deref().and_then(good).is_none());
+    Ok(bad.map(|record| ((record.partition, record.offset), record.value)).collect())
 }
 
 /// The row of a message that the health job accepts.

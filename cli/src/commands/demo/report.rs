@@ -1,6 +1,6 @@
 //! What `demo` measured and found.
 
-use pulso_cli::vitals::Counts;
+use pulso_cli::stream::Counts;
 use pulso_proto::v1;
 use serde::Serialize;
 
