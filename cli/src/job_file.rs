@@ -20,14 +20,23 @@ pub fn read(path: &Path) -> Result<JobFile> {
     let variable = |name: &str| std::env::var(name).ok();
     let file = |path: &str| std::fs::read_to_string(folder.join(path)).ok();
     let environment = collect_environment(&toml, variable, file);
-    Ok(JobFile { name, submission: Submission { toml, environment } })
+    let folder = folder_of(path)?;
+    Ok(JobFile { name, submission: Submission { toml, environment, folder } })
 }
 
 /// As [`read`], for who asks no server: addresses and credentials are stand-ins, so that none has to be set.
 pub fn read_without_secrets(path: &Path) -> Result<JobFile> {
     let (name, toml) = text(path)?;
     let environment = stand_ins(&toml);
-    Ok(JobFile { name, submission: Submission { toml, environment } })
+    let folder = folder_of(path)?;
+    Ok(JobFile { name, submission: Submission { toml, environment, folder } })
+}
+
+/// Where relative paths start, whoever reads the submission.
+fn folder_of(path: &Path) -> Result<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = std::path::absolute(folder).with_context(|| format!("the folder of {}", path.display()))?;
+    Ok(folder.to_string_lossy().into_owned())
 }
 
 fn text(path: &Path) -> Result<(String, String)> {

@@ -227,7 +227,7 @@ fn field((name, kind): (&str, FieldType), required: bool) -> FieldSpec {
     FieldSpec {
         name: name.to_owned(),
         kind,
-        paths: vec![vec![name.to_owned()]],
+        paths: vec![FieldPath { from: PathStart::Record, keys: vec![name.to_owned()] }],
         required,
         min: None,
         max: None,

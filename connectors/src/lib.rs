@@ -1,6 +1,7 @@
 //! Sources and targets: what reads splits, and what commits rows together with the ledger.
 
 mod database;
+pub mod files;
 mod json;
 pub mod kafka;
 pub mod mysql;

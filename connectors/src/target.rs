@@ -10,6 +10,7 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TargetKind};
 use thiserror::Error;
 
+use crate::files::FilesWriter;
 use crate::kafka::KafkaWriter;
 use crate::mysql::MySqlWriter;
 use crate::postgres::PostgresWriter;
@@ -53,6 +54,7 @@ pub struct Inspection {
 pub enum TargetWriter {
     Postgres(Box<PostgresWriter>),
     MySql(Box<MySqlWriter>),
+    Files(Box<FilesWriter>),
     Kafka(Box<KafkaWriter>),
 }
 
@@ -61,6 +63,7 @@ macro_rules! each {
         match $self {
             TargetWriter::Postgres($writer) => $call,
             TargetWriter::MySql($writer) => $call,
+            TargetWriter::Files($writer) => $call,
             TargetWriter::Kafka($writer) => $call,
         }
     };
@@ -78,6 +81,7 @@ impl TargetWriter {
         Ok(match found.kind {
             TargetKind::Postgres { .. } => Self::Postgres(Box::new(PostgresWriter::new(job, target, spec)?)),
             TargetKind::MySql { .. } => Self::MySql(Box::new(MySqlWriter::new(job, target, spec)?)),
+            TargetKind::Files { .. } => Self::Files(Box::new(FilesWriter::new(job, target, &spec)?)),
             TargetKind::Kafka { .. } => Self::Kafka(Box::new(KafkaWriter::new(job, target, spec)?)),
         })
     }
@@ -125,6 +129,17 @@ impl TargetWriter {
     /// `ConnectionLost` also where there is none.
     pub async fn read_ledger(&mut self, key_groups: &BTreeSet<KeyGroupId>) -> Result<Rows, TargetError> {
         each!(self, writer => writer.read_ledger(key_groups).await)
+    }
+
+    /// Nothing more will come: what is committed becomes visible to readers, where a commit alone does not do that.
+    ///
+    /// # Errors
+    /// Every [`TargetError`].
+    pub async fn finish(&mut self) -> Result<(), TargetError> {
+        match self {
+            Self::Postgres(_) | Self::MySql(_) | Self::Kafka(_) => Ok(()),
+            Self::Files(writer) => writer.finish().await,
+        }
     }
 
     /// Executes the steps; `outputs` are the rows of the epochs that [`Step::Rows`] names.

@@ -21,6 +21,9 @@ pub struct Submission {
     pub toml: String,
     /// Secrets: never logged or shown.
     pub environment: BTreeMap<String, String>,
+    /// Absolute path of the folder that the file stands in: where its relative paths start. Empty where nobody knows.
+    #[serde(default)]
+    pub folder: String,
 }
 
 impl fmt::Debug for Submission {
@@ -158,7 +161,19 @@ pub fn fingerprint(submission: &Submission) -> u128 {
         feed(&mut hash, b'n', name);
         feed(&mut hash, b'v', value);
     }
+    if DeTable::parse(&submission.toml).is_ok_and(|document| names_paths(document.get_ref())) {
+        feed(&mut hash, b'p', &submission.folder);
+    }
     hash.digest128()
+}
+
+/// Paths of source and targets mean something else in another folder.
+fn names_paths(document: &DeTable<'_>) -> bool {
+    let has_path = |value: &DeValue<'_>| value.as_table().is_some_and(|table| table.contains_key("path"));
+    let table = |key: &str| document.get(key).map(|value| value.get_ref());
+    let targets = table("target").and_then(|value| value.as_table());
+    table("source").is_some_and(has_path)
+        || targets.is_some_and(|targets| targets.iter().any(|(_, target)| has_path(target.get_ref())))
 }
 
 fn hash_table(table: &DeTable<'_>, hash: &mut Xxh3Default) {

@@ -32,8 +32,8 @@ pub(crate) fn service(handle: Handle) -> JobServiceServer<impl JobService> {
 impl JobService for Jobs {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         use v1::submit_response::Outcome;
-        let v1::SubmitRequest { toml, environment, file_name } = request.into_inner();
-        let prepared = match submit::prepare(Submission { toml, environment }, &file_name).await {
+        let v1::SubmitRequest { toml, environment, file_name, folder } = request.into_inner();
+        let prepared = match submit::prepare(Submission { toml, environment, folder }, &file_name).await {
             Ok(prepared) => prepared,
             Err(Rejection::Mistakes(mistakes)) => {
                 let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());

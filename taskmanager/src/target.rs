@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pulso_connectors::target::{TargetError, TargetWriter};
+use pulso_connectors::target::{Rows, TargetError, TargetWriter};
 use pulso_core::ids::{Attempt, Epoch, JobId, KeyGroupId, TargetId};
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
@@ -16,10 +16,26 @@ use crate::figures::Figures;
 use crate::shell::{Event, Events};
 
 pub(crate) enum Order {
-    TakeOver { attempt: Attempt, key_groups: BTreeSet<KeyGroupId>, create: bool },
-    Register { attempt: Attempt, key_groups: BTreeSet<KeyGroupId> },
-    ReadLedger { attempt: Attempt, key_groups: BTreeSet<KeyGroupId> },
-    Transact { attempt: Attempt, steps: Vec<Step>, outputs: Vec<(Epoch, TargetRows)> },
+    TakeOver {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+        create: bool,
+    },
+    Register {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+    },
+    /// `last`: nothing will be committed any more.
+    ReadLedger {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+        last: bool,
+    },
+    Transact {
+        attempt: Attempt,
+        steps: Vec<Step>,
+        outputs: Vec<(Epoch, TargetRows)>,
+    },
 }
 
 impl Order {
@@ -172,7 +188,7 @@ impl Task {
                 let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
-            Order::ReadLedger { key_groups, .. } => writer.read_ledger(&key_groups).await.map(|rows| {
+            Order::ReadLedger { key_groups, last, .. } => read_ledger(writer, &key_groups, last).await.map(|rows| {
                 let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
@@ -205,6 +221,18 @@ impl Task {
     fn lost(&self, reason: String) -> Event {
         Event::ConnectionLost { job: self.job, attempt: self.attempt, target: self.target, reason }
     }
+}
+
+/// The last reading finds everything visible: nothing comes after it that could make it so.
+async fn read_ledger(
+    writer: &mut TargetWriter,
+    key_groups: &BTreeSet<KeyGroupId>,
+    last: bool,
+) -> Result<Rows, TargetError> {
+    if last {
+        writer.finish().await?;
+    }
+    writer.read_ledger(key_groups).await
 }
 
 #[cfg(test)]

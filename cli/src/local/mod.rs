@@ -2,6 +2,7 @@
 //!
 //! No server is asked, so what a database would refuse (a constraint, a trigger) is not seen here.
 
+mod feed;
 mod table;
 mod value;
 
@@ -10,29 +11,26 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use pulso_core::ids::{Epoch, EventTime, KeyGroup, Position, SplitId, Stage, WallTime};
+use pulso_core::ids::{Epoch, EventTime, KeyGroup, Stage, WallTime};
 use pulso_core::message::Counters;
-use pulso_dataflow::decode::{Decoder, RawRecord};
+use pulso_dataflow::decode::Decoder;
 use pulso_dataflow::keyed::{KeyedStage, Processed};
 use pulso_dataflow::state::{DiskState, KeyGroupState, States};
 use pulso_dataflow::{DataflowError, Payload, Result};
 use pulso_job::JobSpec;
 use serde::Serialize;
 
+use self::feed::Feed;
 pub use self::table::{Row, Table, TableKind};
 pub use self::value::{Column, from_json, order, to_json};
 
 /// Nothing is ever taken back here, so one number does for all epochs, and the state keeps one version of each key.
 const EPOCH: Epoch = Epoch(1);
-/// All records come from one split, in the order in which they are pushed.
-const SPLIT: SplitId = SplitId(0);
-/// A line that begins with this word is a record without value; what follows is its key.
-const TOMBSTONE: &[u8] = b"tombstone";
 
 /// A record that did not pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
-    /// Index of the record, from 0.
+    /// Index of the line that it came in, from 0.
     pub record: usize,
     pub reason: String,
     pub field: Option<String>,
@@ -52,6 +50,7 @@ pub struct Outcome {
 /// A job that runs here.
 pub struct LocalJob {
     decoder: Decoder,
+    feed: Feed,
     /// Each feeds the next.
     stages: Vec<(KeyedStage, MemoryStates)>,
     /// Microseconds that the watermark stays behind the greatest event time.
@@ -61,6 +60,7 @@ pub struct LocalJob {
     watermark: EventTime,
     tables: Vec<Table>,
     dead_letters: Vec<DeadLetter>,
+    lines: u64,
     read: u64,
     counters: Counters,
 }
@@ -78,29 +78,24 @@ impl LocalJob {
         };
         Ok(Self {
             decoder: Decoder::new(Arc::clone(spec))?,
+            feed: Feed::new(spec),
             stages: (0..spec.stages()).map(stage).collect::<Result<_>>()?,
             delay,
             clock,
             watermark: EventTime::MIN,
             tables: table::tables(spec),
             dead_letters: Vec::new(),
+            lines: 0,
             read: 0,
             counters: Counters::default(),
         })
     }
 
-    /// Takes a record of the running epoch: the line is its value, or `tombstone KEY` a record without one.
+    /// Takes what a line holds into the running epoch: of a topic the value of a record, or `tombstone KEY` for one without;
+    /// of files a document, a line, or (the first line of CSV) the header.
     pub fn push(&mut self, line: &[u8]) {
-        let key = line.trim_ascii().strip_prefix(TOMBSTONE).filter(|rest| rest.first().is_none_or(|c| *c == b' '));
-        self.decoder.push(RawRecord {
-            split: SPLIT,
-            position: Position(i64::try_from(self.read).unwrap_or(i64::MAX)),
-            // As of a broker that sets none: only the clock says what is too far in the future.
-            timestamp_ms: -1,
-            key: key.map(<[u8]>::trim_ascii).filter(|key| !key.is_empty()),
-            value: key.is_none().then_some(line),
-        });
-        self.read += 1;
+        self.read += self.feed.push(line, self.lines, &mut self.decoder);
+        self.lines += 1;
     }
 
     /// Cuts: what was pushed is processed, and the watermark moves on.

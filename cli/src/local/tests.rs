@@ -12,7 +12,8 @@ fn job(rest: &str) -> Arc<JobSpec> {
          [fields]\nid = {{ type = \"int32\", required = true }}\nat = {{ type = \"int64\" }}\nv = {{ type = \"string\" }}\n\
          {rest}"
     );
-    match pulso_job::check(&Submission { toml, environment: BTreeMap::new() }, "test.toml") {
+    match pulso_job::check(&Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned() }, "test.toml")
+    {
         Ok((spec, _)) => Arc::new(spec),
         Err(mistakes) => panic!("{}", mistakes.render(false)),
     }
@@ -98,4 +99,31 @@ fn two_sinks_of_one_name_can_be_told_apart() {
     let outcome = run(&spec, &[]);
     let names: Vec<&str> = outcome.tables.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(names, ["t", "t#2", "t#3"]);
+}
+
+fn of_files(source: &str, fields: &str, lines: &[&[u8]]) -> Outcome {
+    let toml = format!(
+        "version = 1\nname = \"t\"\n[source]\ntype = \"files\"\npath = \"in/*\"\n{source}\n[target.out]\ntype = \"files\"\n\
+         path = \"out\"\n[fields]\n{fields}\n[[sink]]\nto = \"out\"\n[dead_letter]\nto = \"out\"\n"
+    );
+    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned() };
+    let spec =
+        pulso_job::check(&submission, "job.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false))).0;
+    let mut job = LocalJob::new(&Arc::new(spec), WallTime(0)).unwrap();
+    lines.iter().for_each(|line| job.push(line));
+    job.finish().unwrap()
+}
+
+#[test]
+fn lines_are_documents_or_csv_where_the_source_is_files() {
+    let fields = "id = { type = \"int64\", path = [\"^p.id\"], required = true }\nv = { type = \"int64\" }";
+    let lines: [&[u8]; 3] = [br#"{"p":{"id":7},"r":[{"v":1},{"v":"x"},{"v":3}]}"#, b"{\"p\":", br#"{"r":[{"v":4}]}"#];
+    let outcome = of_files("each = \"r\"", fields, &lines);
+    assert_eq!((outcome.read, outcome.counters.written), (5, 2));
+    let letters: Vec<(usize, &str)> = outcome.dead_letters.iter().map(|l| (l.record, l.reason.as_str())).collect();
+    assert_eq!(letters, [(0, "wrong_type"), (1, "invalid_json"), (2, "missing_field")]);
+    let fields = "id = { type = \"int64\", required = true }\nv = { type = \"string\" }";
+    let outcome = of_files("format = \"csv\"", fields, &[b"v,id", b"a,1", b",2", b"x"]);
+    assert_eq!((outcome.read, outcome.counters.written), (3, 2));
+    assert_eq!(outcome.dead_letters[0].reason, "wrong_column_count");
 }

@@ -13,8 +13,9 @@ use pulso_core::ledger::{GuardRow, Mark, transaction};
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{Change, SinkRows, TargetRows};
 use pulso_job::spec::{
-    DeadLetterSpec, DeadLettersTo, FieldSpec, FieldType, JobSpec, KafkaSourceSpec, OnChange, OnDataLoss, RowsFrom,
-    SinkColumn, SinkSpec, SinkTo, SinkValue, SourceSpec, StartPosition, TargetKind, TargetSpec, TopicSpec,
+    DeadLetterSpec, DeadLettersTo, FieldPath, FieldSpec, FieldType, JobSpec, KafkaSourceSpec, OnChange, OnDataLoss,
+    PathStart, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, SourceSpec, StartPosition, TargetKind, TargetSpec,
+    TopicSpec,
 };
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -28,7 +29,7 @@ fn field(name: &str, kind: FieldType) -> FieldSpec {
     FieldSpec {
         name: name.to_owned(),
         kind,
-        paths: vec![vec![name.to_owned()]],
+        paths: vec![FieldPath { from: PathStart::Record, keys: vec![name.to_owned()] }],
         required: false,
         min: None,
         max: None,

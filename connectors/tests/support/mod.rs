@@ -18,7 +18,7 @@ pub(crate) fn field(name: &str, kind: FieldType, required: bool) -> FieldSpec {
     FieldSpec {
         name: name.to_owned(),
         kind,
-        paths: vec![vec![name.to_owned()]],
+        paths: vec![FieldPath { from: PathStart::Record, keys: vec![name.to_owned()] }],
         required,
         min: None,
         max: None,

@@ -107,7 +107,8 @@ impl<P, O: Clone> Job<P, O> {
             | Instruction::Seal { attempt, .. }
             | Instruction::Progress { attempt, .. }
             | Instruction::TakeCheckpoint { attempt, .. }
-            | Instruction::CheckpointDone { attempt, .. } => {
+            | Instruction::CheckpointDone { attempt, .. }
+            | Instruction::Files { attempt, .. } => {
                 if attempt == self.attempt {
                     self.of_deployed(instruction, context, out);
                 }
@@ -137,6 +138,11 @@ impl<P, O: Clone> Job<P, O> {
             }
             Instruction::CheckpointDone { checkpoint, .. } => {
                 out.push(Command::CheckpointDone { job, attempt, checkpoint });
+            }
+            Instruction::Files { files, .. } => {
+                if deployed.has_source {
+                    out.push(Command::AddFiles { job, attempt, files });
+                }
             }
             Instruction::Prepare { .. } | Instruction::Deploy(_) | Instruction::Release { .. } => {}
         }

@@ -32,6 +32,8 @@ pub(super) struct Writer<O> {
     trouble: Option<String>,
     /// A checkpoint waits for the ledger to be read once more.
     confirm: Option<CheckpointId>,
+    /// The last epoch of the job is sealed.
+    last: bool,
 }
 
 /// Rows of one sealed epoch and stage.
@@ -82,6 +84,7 @@ impl<O: Clone> Writer<O> {
             failures: 0,
             trouble: None,
             confirm: None,
+            last: false,
         }
     }
 
@@ -119,6 +122,11 @@ impl<O: Clone> Writer<O> {
         self.queue.push_back(queued);
     }
 
+    /// Whether the newest sealed epoch is the job's last.
+    pub(super) fn set_last(&mut self, last: bool) {
+        self.last = last;
+    }
+
     /// Asks for one more reading of the ledger.
     pub(super) fn confirm(&mut self, checkpoint: CheckpointId) {
         self.confirm = Some(checkpoint);
@@ -147,7 +155,8 @@ impl<O: Clone> Writer<O> {
         let (job, attempt, target) = (context.job, context.attempt, self.target);
         if let Some(checkpoint) = self.confirm.take() {
             self.state = State::Reading { checkpoint };
-            out.push(Command::ReadLedger { job, attempt, target, key_groups: self.key_groups() });
+            let last = self.last && self.queue.is_empty();
+            out.push(Command::ReadLedger { job, attempt, target, key_groups: self.key_groups(), last });
         } else if !self.queue.is_empty() {
             self.transact(context, out);
         }

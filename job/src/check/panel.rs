@@ -39,12 +39,8 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
     let target = match section.take("in") {
         Some(entry) => match targets.find(reader, &entry) {
             Found::Database(target, _) => Some(target),
-            Found::Kafka(_) => {
+            Found::Kafka(_) | Found::Files(_) => {
                 reader.error(code::BAD_PANEL, &entry.span, "a panel asks a database, and this target is none");
-                None
-            }
-            Found::Later => {
-                reader.not_yet(&entry.span, "panels of targets of this type");
                 None
             }
             Found::Nothing => None,

@@ -15,8 +15,8 @@ use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::spec::{
-    AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec, TargetIndex,
-    TopicSpec, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, FileFormat, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec,
+    TargetIndex, TopicSpec, WindowSpec, WriteMode,
 };
 
 const KEYS: [&str; 14] = [
@@ -292,10 +292,7 @@ fn sink(
     let to = reader.required(section, "to");
     let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
     let from = section.take("from").map_or(Some(RowsFrom::Records), |from| rows_from(reader, &from, aggregates));
-    if let (Found::Later, Some(to)) = (found, &to) {
-        reader.not_yet(&to.span, "sinks to targets of this type");
-    }
-    let (Found::Database(target, _) | Found::Kafka(target)) = found else {
+    let (Found::Database(target, _) | Found::Kafka(target) | Found::Files(target)) = found else {
         section.know(&KEYS);
         reader.no_others(section);
         return None;
@@ -316,8 +313,9 @@ fn sink(
     };
     let to = match found {
         Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
+        Found::Files(_) => files(reader, section),
         Found::Database(_, kind) => database(reader, section, columns, sink_columns.as_deref(), (target, kind), tables),
-        Found::Later | Found::Nothing => None,
+        Found::Nothing => None,
     };
     reader.no_others(section);
     let key_span = section.take("key").map_or(section.span.clone(), |entry| entry.span);
@@ -367,6 +365,23 @@ fn topic(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkC
     not_for(reader, section, &DATABASE_KEYS, "Kafka");
     not_for(reader, section, &["format"], "Kafka");
     Some(SinkTo::Topic(TopicSpec { topic: topic?, record_key: record_key? }))
+}
+
+fn files(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<SinkTo> {
+    let formats = [("jsonl", FileFormat::Jsonl), ("csv", FileFormat::Csv), ("parquet", FileFormat::Parquet)];
+    let format = match section.take("format") {
+        Some(entry) => {
+            let format = reader.choice(&entry, &formats);
+            if format == Some(FileFormat::Parquet) {
+                reader.not_yet(&entry.span, "files in Parquet");
+            }
+            format
+        }
+        None => Some(FileFormat::Jsonl),
+    };
+    not_for(reader, section, &DATABASE_KEYS, "files");
+    not_for(reader, section, &["topic", "record_key"], "files");
+    format.map(SinkTo::Files)
 }
 
 /// Keys of another type of target.

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, field, source, unknown_name};
+use super::{MAX_TABLES, field, files, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -28,8 +30,6 @@ struct Target {
 
 enum State {
     Good(TargetKind),
-    /// Of a type that comes with the next version.
-    Later,
     /// Its mistakes are reported.
     Broken,
 }
@@ -46,12 +46,12 @@ pub(super) enum Database {
 pub(super) enum Found {
     Database(TargetIndex, Database),
     Kafka(TargetIndex),
-    Later,
+    Files(TargetIndex),
     /// Broken or unknown: reported.
     Nothing,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Targets {
     let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false) };
     let Some(entry) = reader.required(root, "target") else {
         return targets;
@@ -74,7 +74,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
             continue;
         }
         let named = reader.check_name("a target", entry.key, &entry.key_span);
-        let state = target(reader, entry).filter(|_| named).unwrap_or(State::Broken);
+        let state = target(reader, entry, folder).filter(|_| named).unwrap_or(State::Broken);
         targets.list.push(Target {
             name: entry.key.to_owned(),
             span: entry.key_span.clone(),
@@ -83,24 +83,19 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
         });
     }
     targets.no_database_twice(reader);
+    targets.no_folder_twice(reader);
     targets
 }
 
-fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
+fn target(reader: &mut Reader<'_>, entry: &Entry<'_>, folder: &Path) -> Option<State> {
     let section = reader.section(format!("[target.{}]", printable(entry.key)), entry)?;
     let kind = reader.required(&section, "type")?;
-    let keys: &[&'static str] =
-        match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
-            0 => return database(reader, &section, Database::Postgres),
-            1 => return database(reader, &section, Database::MySql),
-            2 => return kafka(reader, &section),
-            _ => &["path", "roll"],
-        };
-    let what = format!("targets of type {}", kind.value.as_str().unwrap_or_default());
-    reader.not_yet(&kind.span, &what);
-    section.know(keys);
-    reader.no_others(&section);
-    Some(State::Later)
+    match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
+        0 => database(reader, &section, Database::Postgres),
+        1 => database(reader, &section, Database::MySql),
+        2 => kafka(reader, &section),
+        _ => files_target(reader, &section, folder),
+    }
 }
 
 fn database(reader: &mut Reader<'_>, section: &Section<'_>, database: Database) -> Option<State> {
@@ -120,6 +115,16 @@ fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
     let security = source::security(reader, section);
     reader.no_others(section);
     Some(State::Good(TargetKind::Kafka { brokers: brokers?, security: security? }))
+}
+
+fn files_target(reader: &mut Reader<'_>, section: &Section<'_>, folder: &Path) -> Option<State> {
+    const LEAST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_secs(86_400);
+    let path = reader.required(section, "path").and_then(|entry| files::folder(reader, &entry, folder));
+    let minute = Some(Duration::from_secs(60));
+    let roll = section.take("roll").map_or(minute, |entry| reader.duration(&entry, LEAST..=MOST));
+    reader.no_others(section);
+    Some(State::Good(TargetKind::Files { folder: path?, roll: roll? }))
 }
 
 fn url(reader: &mut Reader<'_>, entry: &Entry<'_>, database: Database) -> Option<SecretString> {
@@ -176,6 +181,16 @@ fn share(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<f64> {
     share
 }
 
+impl Target {
+    fn folder(&self) -> Option<&Path> {
+        match &self.state {
+            State::Good(TargetKind::Files { folder, .. }) => Some(folder),
+            State::Good(TargetKind::Postgres { .. } | TargetKind::MySql { .. } | TargetKind::Kafka { .. })
+            | State::Broken => None,
+        }
+    }
+}
+
 impl Targets {
     /// All tables of one database must be one target, since they are written in one transaction.
     fn no_database_twice(&self, reader: &mut Reader<'_>) {
@@ -183,7 +198,7 @@ impl Targets {
             State::Good(TargetKind::Postgres { url, .. } | TargetKind::MySql { url, .. }) => {
                 Some(url.expose_secret().to_owned())
             }
-            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+            State::Good(TargetKind::Kafka { .. } | TargetKind::Files { .. }) | State::Broken => None,
         };
         for (index, target) in self.list.iter().enumerate() {
             let same = |other: &&Target| url(other).is_some() && url(other) == url(target);
@@ -197,6 +212,23 @@ impl Targets {
                 );
             }
         }
+    }
+
+    /// Writers of two targets would not know of each other's files.
+    fn no_folder_twice(&self, reader: &mut Reader<'_>) {
+        for (index, target) in self.list.iter().enumerate() {
+            let same = |other: &&Target| other.folder().is_some() && other.folder() == target.folder();
+            if let Some(other) = self.list[..index].iter().find(same) {
+                let message = format!("this is the folder of the target `{}`", other.name);
+                let help = "one target can be named by several sinks";
+                reader.error_help(code::DUPLICATE_NAME, &target.span, message, help);
+            }
+        }
+    }
+
+    /// Folders that sinks or dead letters may write files to, with the places of their targets.
+    pub(super) fn folders(&self) -> impl Iterator<Item = (&Path, &Range<usize>)> {
+        self.list.iter().filter_map(|target| target.folder().map(|folder| (folder, &target.span)))
     }
 
     pub(super) fn find(&self, reader: &mut Reader<'_>, entry: &Entry<'_>) -> Found {
@@ -213,17 +245,17 @@ impl Targets {
             State::Good(TargetKind::Postgres { .. }) => Found::Database(index, Database::Postgres),
             State::Good(TargetKind::MySql { .. }) => Found::Database(index, Database::MySql),
             State::Good(TargetKind::Kafka { .. }) => Found::Kafka(index),
-            State::Later => Found::Later,
+            State::Good(TargetKind::Files { .. }) => Found::Files(index),
             State::Broken => Found::Nothing,
         }
     }
 
-    /// Where dead letters and panels go by default. Broken and later targets could have been it.
+    /// Where dead letters and panels go by default. Broken targets could have been it.
     pub(super) fn first_database(&self) -> Option<(TargetIndex, Database)> {
         self.list.iter().enumerate().find_map(|(index, target)| match target.state {
             State::Good(TargetKind::Postgres { .. }) => Some((index, Database::Postgres)),
             State::Good(TargetKind::MySql { .. }) => Some((index, Database::MySql)),
-            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+            State::Good(TargetKind::Kafka { .. } | TargetKind::Files { .. }) | State::Broken => None,
         })
     }
 
@@ -251,7 +283,7 @@ impl Targets {
             .into_iter()
             .map(|target| match target.state {
                 State::Good(kind) => Some(TargetSpec { name: target.name, kind }),
-                State::Later | State::Broken => None,
+                State::Broken => None,
             })
             .collect()
     }
@@ -343,12 +375,7 @@ pub(super) fn dead_letter(
             let topic = reader.required(&section, "topic").and_then(|entry| source::topic(reader, &entry));
             topic.map(|topic| DeadLetterSpec { target, to: DeadLettersTo::Topic(topic) })
         }
-        Found::Later => {
-            let span = to.map_or(entry.key_span, |to| to.span);
-            reader.not_yet(&span, "dead letters to targets of this type");
-            section.know(&["topic", "table"]);
-            None
-        }
+        Found::Files(target) => Some(DeadLetterSpec { target, to: DeadLettersTo::Files }),
         Found::Nothing => {
             section.know(&["topic", "table"]);
             None

@@ -78,7 +78,19 @@ pub fn compare(old: &JobSpec, new: &JobSpec) -> Comparison {
 }
 
 fn positions(old: &SourceSpec, new: &SourceSpec) -> Fate {
-    let (SourceSpec::Kafka(old), SourceSpec::Kafka(new)) = (old, new);
+    let (old, new) = match (old, new) {
+        (SourceSpec::Kafka(old), SourceSpec::Kafka(new)) => (old, new),
+        (SourceSpec::Files(old), SourceSpec::Files(new)) if old.pattern == new.pattern && old.format == new.format => {
+            return Fate::Kept { note: None };
+        }
+        (SourceSpec::Files(_), SourceSpec::Files(_)) => {
+            let reason = "other files, or another format: what matches is read from its beginning".to_owned();
+            return Fate::Dropped { reason };
+        }
+        (SourceSpec::Kafka(_), SourceSpec::Files(_)) | (SourceSpec::Files(_), SourceSpec::Kafka(_)) => {
+            return Fate::Dropped { reason: "the source is of another type".to_owned() };
+        }
+    };
     if old.topic != new.topic {
         let reason =
             format!("topic {} is read from its start position, not {} from where it was", new.topic, old.topic);

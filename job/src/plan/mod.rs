@@ -72,8 +72,10 @@ fn listed(job: &JobSpec, columns: &[ColumnIndex]) -> String {
 }
 
 fn source(job: &JobSpec) -> String {
-    let SourceSpec::Kafka(kafka) = &job.source;
-    format!("topic {}", kafka.topic)
+    match &job.source {
+        SourceSpec::Kafka(kafka) => format!("topic {}", kafka.topic),
+        SourceSpec::Files(files) => format!("files {}", files.pattern),
+    }
 }
 
 fn first_stage(job: &JobSpec) -> StagePlan {
@@ -139,6 +141,7 @@ fn target_plan(job: &JobSpec, target: usize) -> TargetPlan {
         Some(TargetKind::Postgres { .. }) => "postgres",
         Some(TargetKind::MySql { .. }) => "mysql",
         Some(TargetKind::Kafka { .. }) => "kafka",
+        Some(TargetKind::Files { .. }) => "files",
         None => "",
     };
     let sinks = job.sinks.iter().filter(|sink| sink.target == target);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod examples;
+mod files;
 mod mutation;
 mod online;
 mod plan;
@@ -62,7 +63,11 @@ pub(super) fn submission(toml: &str) -> Submission {
         ("EMPTY", ""),
     ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Submission { toml: toml.to_owned(), environment: environment.collect::<BTreeMap<_, _>>() }
+    Submission {
+        toml: toml.to_owned(),
+        environment: environment.collect::<BTreeMap<_, _>>(),
+        folder: "/jobs".to_owned(),
+    }
 }
 
 pub(super) fn good(toml: &str) -> JobSpec {

@@ -331,7 +331,13 @@ fn what_the_schema_can_see_it_refuses() {
         assert!(good.contains(from), "{from}");
         assert!(!of_file(&good.replacen(from, to, 1)).is_empty(), "{to}");
     }
-    assert!(check(&crate::Submission { toml: good.to_owned(), environment: stand_ins(good) }, "").is_ok());
+    assert!(
+        check(
+            &crate::Submission { toml: good.to_owned(), environment: stand_ins(good), folder: "/jobs".to_owned() },
+            ""
+        )
+        .is_ok()
+    );
 }
 
 /// Editors read the file; `healthctl schema` prints it.

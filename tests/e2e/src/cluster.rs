@@ -45,12 +45,17 @@ pub struct JobFile(pub PathBuf);
 impl Cluster {
     /// A JobManager that answers, without TaskManagers.
     pub async fn start(world: &World, flags: &[&str]) -> Result<Self> {
+        Self::start_at(world.folder.path(), world.kafka.brokers(), world.postgres.url(), flags).await
+    }
+
+    /// The same without Kafka, for jobs that read files.
+    pub async fn start_at(folder: &Path, brokers: &str, database_url: &str, flags: &[&str]) -> Result<Self> {
         let mut cluster = Self {
-            folder: world.folder.path().join("cluster"),
+            folder: folder.join("cluster"),
             rpc: free_port()?,
             http: free_port()?,
-            brokers: world.kafka.brokers().to_owned(),
-            database_url: world.postgres.url().to_owned(),
+            brokers: brokers.to_owned(),
+            database_url: database_url.to_owned(),
             jobmanager: None,
             standby: None,
             started: 0,

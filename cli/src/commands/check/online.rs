@@ -53,7 +53,13 @@ pub(super) async fn ask(spec: &JobSpec) -> Answers {
 
 async fn source(spec: &JobSpec) -> Answers {
     let mut answers = Answers::default();
-    let SourceSpec::Kafka(kafka) = &spec.source;
+    let kafka = match &spec.source {
+        SourceSpec::Kafka(kafka) => kafka,
+        SourceSpec::Files(files) => {
+            answers.fact(format!("files {}: what the cluster sees of them is not asked", files.pattern));
+            return answers;
+        }
+    };
     match topic(kafka).await {
         Ok(facts) => {
             let compacted = match facts.compacted {
@@ -85,6 +91,11 @@ async fn target(spec: &JobSpec, index: usize) -> Answers {
         Some(TargetKind::Postgres { .. }) => database(spec, index, postgres::inspect_database(spec, index), '"').await,
         Some(TargetKind::MySql { .. }) => database(spec, index, mysql::inspect_database(spec, index), '`').await,
         Some(TargetKind::Kafka { brokers, security }) => topics(spec, index, brokers, security).await,
+        Some(TargetKind::Files { folder, .. }) => {
+            let mut answers = Answers::default();
+            answers.fact(format!("folder {}: whether TaskManagers may write there is not asked", folder.display()));
+            answers
+        }
         None => Answers::default(),
     }
 }

@@ -62,8 +62,12 @@ impl Messages {
         let sinks = sinks.filter_map(|(index, sink)| Sink::new(spec, index, sink)).collect();
         let letters = match &spec.dead_letter.to {
             DeadLettersTo::Topic(topic) if spec.dead_letter.target == target => {
-                let SourceSpec::Kafka(source) = &spec.source;
-                Some(Letters { topic: topic.clone(), job: spec.name.clone(), source: source.topic.clone() })
+                // Which file it was stands in the record's key.
+                let source = match &spec.source {
+                    SourceSpec::Kafka(source) => &source.topic,
+                    SourceSpec::Files(source) => &source.pattern,
+                };
+                Some(Letters { topic: topic.clone(), job: spec.name.clone(), source: source.clone() })
             }
             DeadLettersTo::Topic(_) | DeadLettersTo::Table(_) | DeadLettersTo::Files => None,
         };
@@ -105,7 +109,7 @@ impl Sink {
         // Only tombstones and windows that go away delete.
         let in_identity = |column: usize| match sink.from {
             RowsFrom::Records | RowsFrom::Late => {
-                let SourceSpec::Kafka(source) = &spec.source;
+                let SourceSpec::Kafka(source) = &spec.source else { return false };
                 source.tombstone_key.as_ref().is_some_and(|key| key.contains(&column))
             }
             RowsFrom::Aggregate(aggregate) => {

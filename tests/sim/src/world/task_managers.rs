@@ -206,6 +206,8 @@ impl World {
                 self.operate(tm, target, Operation::Transact { attempt, hosted, steps: steps.into(), rows });
             }
             Command::Disconnect { target, .. } => self.disconnect(tm, target),
+            // The simulated job reads a topic.
+            Command::AddFiles { .. } => {}
         }
     }
 
