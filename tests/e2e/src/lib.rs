@@ -3,17 +3,21 @@
 mod cluster;
 mod hold;
 mod input;
+mod jobs;
 mod oracle;
 mod proxy;
 mod scene;
+mod tables;
 mod wait;
 
 pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
+pub use jobs::without_kafka;
 pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};
 pub use proxy::Proxy;
 pub use scene::Scene;
+pub use tables::{Tables, real_messages};
 pub use wait::{until, until_ok};
 
 use anyhow::Result;
