@@ -80,6 +80,10 @@ codes! {
     AGGREGATE_CORRECTION = "P0076": "Where corrections or deletes can come, a record may change its other columns. An aggregate takes the old record out of the group and window that it was counted in, so group_by and the time field must be columns of the dedup (or tombstone) key. A delete must say of what: deletes need [dedup]."
     BAD_PANEL = "P0080": "A panel's SQL is one SELECT (or WITH ... SELECT) that changes nothing; line, bar, pie and scatter need x and y, histogram x."
     UNUSED = "P0090": "Nothing refers to this. It does no harm, but may be a forgotten sink."
+    UNREACHABLE = "P0100": "A server that the file names does not answer, or refuses who asks. Told by `check --online` only: the file itself may be right. Check the address, that the server is up and reachable from here, and the credentials."
+    TOPIC = "P0101": "The topic does not exist, or may not be read. A job reads topics that are there; it makes those that its sinks write."
+    COMPACTED = "P0102": "The source's topic is compacted: records may be gone when a replay reads them again, so a replay can see other records than the first run. Read a topic that is not compacted, or accept it with `on_change = \"accept\"` (upserts only, no aggregates)."
+    TABLE = "P0103": "The table in the database is not as the sink needs it: columns, types, the unique index for the key, privileges, another job that owns it. The message holds the statement that mends it."
 }
 
 /// What a code means and what to do about it; the code in any case of letters.

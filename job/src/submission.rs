@@ -105,6 +105,46 @@ fn collect(
     }
 }
 
+/// Something fitting in the place of every secret of a file, for who checks or tries a job without its servers. A file that
+/// is not TOML names nothing.
+pub fn stand_ins(toml: &str) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::new();
+    if toml.len() > MAX_FILE_BYTES {
+        return environment;
+    }
+    let (document, _) = DeTable::parse_recoverable(toml);
+    for section in ["source", "target"] {
+        if let Some(value) = document.get_ref().get(section) {
+            stand_in(section, "", value.get_ref(), &mut environment);
+        }
+    }
+    environment
+}
+
+/// `kind`: the `type` of the table around `value`, which is that of `key`.
+fn stand_in(key: &str, kind: &str, value: &DeValue<'_>, environment: &mut BTreeMap<String, String>) {
+    let Some(table) = value.as_table() else { return };
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+    let variable = text("env").filter(|name| is_variable(name)).map(str::to_owned);
+    if let Some(name) = variable.or_else(|| text("file").map(|path| format!("file:{path}"))) {
+        // Targets of one address are refused, so each name is another host.
+        let host = name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let value = match key {
+            "brokers" => format!("{host}.invalid:9092"),
+            "url" if kind == "mysql" => format!("mysql://nobody@{host}.invalid/none"),
+            "url" => format!("postgres://nobody@{host}.invalid/none"),
+            "ca" | "cert" | "key" => "-----BEGIN STAND-IN-----".to_owned(),
+            _ => "stand-in".to_owned(),
+        };
+        environment.insert(name, value);
+        return;
+    }
+    let kind = text("type").unwrap_or_default();
+    for (key, value) in table {
+        stand_in(key.get_ref(), kind, value.get_ref(), environment);
+    }
+}
+
 /// The same for the same job: comments and spacing do not count, the order of keys and every value does.
 ///
 /// For comparing, not for showing: it covers the environment's values too.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pulso_connectors::postgres::{PostgresWriter, TargetError};
-use pulso_core::ids::{Attempt, ConnectionId, Epoch, JobId, KeyGroupId, TargetId};
+use pulso_connectors::target::{TargetError, TargetWriter};
+use pulso_core::ids::{Attempt, Epoch, JobId, KeyGroupId, TargetId};
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::TargetRows;
@@ -123,7 +123,7 @@ impl Trouble {
 
 impl Task {
     async fn run(mut self, mut orders: UnboundedReceiver<Order>, cancelled: CancellationToken) {
-        let mut writer = match PostgresWriter::new(self.job, self.target, Arc::clone(&self.spec)) {
+        let mut writer = match TargetWriter::new(self.job, self.target, Arc::clone(&self.spec)) {
             Ok(writer) => writer,
             Err(e) => {
                 // Wait for the first order, whose attempt the failure belongs to.
@@ -158,22 +158,22 @@ impl Task {
         }
     }
 
-    async fn execute(&mut self, writer: &mut PostgresWriter, order: Order) -> Event {
+    async fn execute(&mut self, writer: &mut TargetWriter, order: Order) -> Event {
         let transact = matches!(order, Order::Transact { .. });
         let (job, target, attempt) = (self.job, self.target, order.attempt());
         let done = match order {
             Order::TakeOver { key_groups, create, .. } => {
                 writer.take_over(attempt, &key_groups, create).await.map(|rows| {
-                    let connection = connection(writer);
+                    let connection = writer.connection();
                     Event::TakenOver { job, attempt, target, connection, rows }
                 })
             }
             Order::Register { key_groups, .. } => writer.register(attempt, &key_groups).await.map(|rows| {
-                let connection = connection(writer);
+                let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
             Order::ReadLedger { key_groups, .. } => writer.read_ledger(&key_groups).await.map(|rows| {
-                let connection = connection(writer);
+                let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
             Order::Transact { steps, outputs, .. } => writer.transact(&steps, &outputs).await.map(|outcome| {
@@ -207,12 +207,10 @@ impl Task {
     }
 }
 
-fn connection(writer: &PostgresWriter) -> ConnectionId {
-    writer.connection()
-}
-
 #[cfg(test)]
 mod tests {
+    use pulso_core::ids::ConnectionId;
+
     use super::*;
 
     #[test]

@@ -5,22 +5,9 @@
 
 use std::fmt;
 
-use thiserror::Error;
 use tokio_postgres::error::{DbError, Severity};
 
-/// Why a target cannot be written or read, by what the caller does about it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum TargetError {
-    /// There is no connection any more; what was under way on it has an unknown outcome.
-    #[error("connection lost: {reason}")]
-    ConnectionLost { reason: String },
-    /// Refused for now: a lock, too many connections, a server that starts. Worth another try.
-    #[error("{reason}")]
-    Retry { reason: String },
-    /// Only a person can mend it; the text says how.
-    #[error("{reason}")]
-    Fatal { reason: String },
-}
+use crate::target::TargetError;
 
 /// The four things that a failed statement can mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,7 +62,8 @@ pub(crate) async fn check(
     if wrong.is_empty() { Ok(tables) } else { Err(Failure::fatal(wrong.join("; "))) }
 }
 
-async fn check_one(
+/// A sink's table, or everything that is wrong with it.
+pub(crate) async fn check_one(
     connection: &Connection,
     spec: &JobSpec,
     table: &TableSink<'_>,

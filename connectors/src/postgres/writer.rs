@@ -11,13 +11,14 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TableSink, TargetKind};
 
 use super::connect::{Address, Connection, application_name};
-use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY, TargetError};
-use super::ledger::{Ledger, Rows};
+use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY};
+use super::ledger::Ledger;
 use super::refused::RefusedShare;
 use super::table::Table;
 use super::tables;
 use super::transaction::no_connection;
 use super::{create, quote};
+use crate::target::{Rows, TargetError};
 
 /// How often a takeover ends whoever blocks it before it says so.
 const TAKEOVER_TRIES: u32 = 3;

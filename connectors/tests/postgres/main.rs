@@ -1,6 +1,7 @@
 //! The writer against a real PostgreSQL, one server for all tests, a database for each.
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+mod inspect;
 mod pooler;
 mod proxy;
 mod refused;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema};
-use pulso_connectors::postgres::{PostgresWriter, TargetError};
+use pulso_connectors::postgres::PostgresWriter;
+use pulso_connectors::target::TargetError;
 use pulso_core::cut::CutHash;
 use pulso_core::ids::{Attempt, Epoch, JobId, KeyGroup, KeyGroupId, Stage, TargetId};
 use pulso_core::ledger::{GuardRow, Mark, transaction};
@@ -252,6 +253,6 @@ impl Writer {
 
 pub(crate) type Found = BTreeMap<u16, Option<(u64, Mark)>>;
 
-pub(crate) fn found(rows: pulso_connectors::postgres::Rows) -> Found {
+pub(crate) fn found(rows: pulso_connectors::target::Rows) -> Found {
     rows.into_iter().map(|(id, row)| (id.group.0, row.map(|row| (row.attempt.0, row.mark)))).collect()
 }

@@ -10,7 +10,7 @@ use crate::document::{Entry, Section, list, nearest, printable};
 use crate::reader::Reader;
 use crate::spec::{Bound, FieldSpec, FieldType, TimestampText};
 
-const TYPES: [&str; 10] =
+pub(crate) const TYPES: [&str; 10] =
     ["string", "bool", "int32", "int64", "float64", "decimal(p,s)", "timestamp", "date", "uuid", "json"];
 /// Most alternatives of one field, and most objects that a path goes into.
 const MAX_PATH: usize = 16;

@@ -25,6 +25,9 @@ use crate::submission::{MAX_FILE_BYTES, Submission};
 pub use input::{InputSpec, input};
 use name::Columns;
 
+pub(crate) use field::TYPES;
+pub(crate) use panel::CHARTS;
+
 /// Most keys and list elements of a file.
 const MAX_KEYS: usize = 10_000;
 /// Most tables of one kind.
@@ -84,7 +87,7 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,

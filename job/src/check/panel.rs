@@ -9,7 +9,7 @@ use crate::document::{Entry, Section};
 use crate::reader::Reader;
 use crate::spec::PanelSpec;
 
-const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
+pub(crate) const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
 /// Words of statements that write, lock or hand out files; none is needed to read.
 const WRITING: [&str; 17] = [
     "insert", "update", "delete", "merge", "into", "truncate", "drop", "create", "alter", "grant", "revoke", "copy",

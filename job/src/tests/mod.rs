@@ -3,6 +3,9 @@
 mod bad_input;
 mod examples;
 mod mutation;
+mod online;
+mod plan;
+mod schema;
 mod secrets;
 mod semantics;
 mod units;

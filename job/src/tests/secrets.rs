@@ -137,3 +137,17 @@ fn what_is_shown_has_no_secrets() {
     assert!(!shown.contains("hunter2") && shown.contains("[fields]"), "{shown}");
     assert_eq!(crate::shown(&submission("a = ")), "");
 }
+
+#[test]
+fn stand_ins_are_enough_for_the_check() {
+    let source = "brokers = { env = \"BROKERS\" }\ntls = { ca = { file = \"ca.pem\" } }\n\
+                  sasl = { mechanism = \"PLAIN\", username = { env = \"KUSER\" }, password = { file = \"pw\" } }";
+    let toml = with("brokers = \"localhost:9092\"", source)
+        .replace("[fields]", "[target.other]\ntype = \"postgres\"\nurl = { env = \"OTHER_URL\" }\n[fields]");
+    let environment = crate::stand_ins(&toml);
+    let names: Vec<&str> = environment.keys().map(String::as_str).collect();
+    assert_eq!(names, ["BROKERS", "DATABASE_URL", "KUSER", "OTHER_URL", "file:ca.pem", "file:pw"]);
+    let checked = crate::check(&crate::Submission { toml, environment }, "job.toml");
+    assert!(checked.is_ok(), "{}", checked.unwrap_err().render(false));
+    assert!(crate::stand_ins("[source").is_empty());
+}

@@ -170,6 +170,11 @@ impl Cluster {
         Ok(JobFile(path))
     }
 
+    /// A job of the repository, unchanged.
+    pub fn example(name: &str) -> JobFile {
+        JobFile(repository().join("jobs").join(name).with_extension("toml"))
+    }
+
     pub fn submit(&self, job: &JobFile) -> Result<()> {
         let path = job.0.to_str().context("the path is text")?;
         self.healthctl(&["submit", path]).map(drop)

@@ -8,16 +8,18 @@ mod oracle;
 mod proxy;
 mod scene;
 mod tables;
+mod topic;
 mod wait;
 
 pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
 pub use jobs::without_kafka;
-pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};
+pub use oracle::{Key, Record, Rejected, Row, Rows, any_expected, compare, expected, records, rejected, stored};
 pub use proxy::Proxy;
 pub use scene::Scene;
 pub use tables::{Tables, real_messages};
+pub use topic::{Message, committed};
 pub use wait::{until, until_ok};
 
 use anyhow::Result;
