@@ -154,6 +154,13 @@ impl Cluster {
         list.iter().map(|n| Ok(n["name"].as_str().context("a name")?.to_owned())).collect()
     }
 
+    /// How many key groups each TaskManager has that is registered.
+    pub fn key_groups(&self) -> Result<Vec<u64>> {
+        let nodes = self.json(&["nodes"])?;
+        let list = nodes.as_array().context("a list of TaskManagers")?;
+        list.iter().map(|node| node["key_groups"].as_u64().context("key groups")).collect()
+    }
+
     /// The health job without its aggregate, on this topic; `change` edits its text.
     pub fn health_job(&self, topic: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
         self.job("health-records", |text| {
