@@ -159,12 +159,26 @@ impl Cluster {
         list.iter().map(|n| Ok(n["name"].as_str().context("a name")?.to_owned())).collect()
     }
 
+    /// How many key groups each TaskManager has that is registered.
+    pub fn key_groups(&self) -> Result<Vec<u64>> {
+        let nodes = self.json(&["nodes"])?;
+        let list = nodes.as_array().context("a list of TaskManagers")?;
+        list.iter().map(|node| node["key_groups"].as_u64().context("key groups")).collect()
+    }
+
     /// The health job without its aggregate, on this topic; `change` edits its text.
     pub fn health_job(&self, topic: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
-        let text = std::fs::read_to_string(repository().join("jobs/health-records.toml"))?;
-        ensure!(text.contains("\"health-data\""), "the job reads another topic than this test expects");
-        let path = self.folder.join(format!("{topic}.toml"));
-        std::fs::write(&path, change(text.replace("\"health-data\"", &format!("\"{topic}\""))))?;
+        self.job("health-records", |text| {
+            assert!(text.contains("\"health-data\""), "the job reads another topic than this test expects");
+            change(text.replace("\"health-data\"", &format!("\"{topic}\"")))
+        })
+    }
+
+    /// The file of this name in `jobs/`; `change` edits its text.
+    pub fn job(&self, name: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
+        let text = std::fs::read_to_string(repository().join(format!("jobs/{name}.toml")))?;
+        let path = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&path, change(text))?;
         Ok(JobFile(path))
     }
 
@@ -211,6 +225,23 @@ impl Cluster {
         Ok(String::from_utf8(done.stdout)?)
     }
 
+    /// Starts `healthctl`, which prints nothing.
+    pub fn start_healthctl(&self, arguments: &[&str]) -> Result<Child> {
+        self.command("healthctl").args(arguments).stdout(Stdio::null()).spawn().context("starting healthctl")
+    }
+
+    /// What the processes of the cluster logged so far.
+    pub fn logs(&self) -> Result<String> {
+        let paths = std::fs::read_dir(&self.folder)?.flatten().map(|entry| entry.path());
+        let logs = paths.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        Ok(logs.map(std::fs::read_to_string).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// How often a job has been started anew.
+    pub fn attempt(&self, job: &str) -> Result<u64> {
+        Ok(self.json(&["status", job])?["attempt"].as_u64().unwrap_or(0))
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(binary(program));
         command
@@ -247,7 +278,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        // A test that returns an error does not panic: set this to see what its cluster said.
+        if std::thread::panicking() || std::env::var_os("PULSO_TEST_LOGS").is_some() {
             self.print_logs();
         }
         let standby = self.standby.take().map(|standby| standby.process);
