@@ -232,3 +232,7 @@ impl fmt::Debug for Aggregation {
         f.debug_list().entries(&self.inner.columns).finish()
     }
 }
+
+#[cfg(test)]
+#[path = "aggregate_tests.rs"]
+mod tests;

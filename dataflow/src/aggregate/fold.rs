@@ -43,6 +43,7 @@ struct Fold {
 
 #[derive(Debug, Clone, Copy)]
 struct Before {
+    end: i64,
     shown: Option<u128>,
     rows: usize,
 }
@@ -160,7 +161,7 @@ impl Aggregate {
         }
         for (start, head) in bases {
             match folds.iter_mut().find(|fold| fold.at.start == start) {
-                Some(fold) => fold.before = Some(Before { shown: head.shown, rows: head.rows as usize }),
+                Some(fold) => fold.before = Some(Before { end: head.end, shown: head.shown, rows: head.rows as usize }),
                 None => next.push(Next::Gone(WindowOf { start, ..at.clone() }, head)),
             }
         }
@@ -173,7 +174,9 @@ impl Aggregate {
         let results = self.aggregation.results(folds.len(), &accumulated).map_err(|e| failure(&self.name, &e))?;
         let encoded = self.states.convert_columns(&accumulated)?;
         let hashed = self.results.convert_columns(&results)?;
-        let new = folds.iter().filter(|fold| fold.before.is_none() && self.has_timers());
+        // A session that lost its last row is due earlier than it was; one that grew is looked at and remembered again.
+        let is_due = |fold: &&&Fold| self.has_timers && fold.before.is_none_or(|before| fold.end < before.end);
+        let new = folds.iter().filter(is_due);
         let new: Vec<(i64, WindowOf)> = new.map(|fold| (self.due_at(fold.end), fold.at.clone())).collect();
         due::remember(states, self.keys, now.epoch, new.into_iter())?;
         let mut at = 0;

@@ -481,6 +481,17 @@ proptest! {
     }
 }
 
+/// Found by chance: a session that a delete cuts short.
+#[test]
+fn a_session_that_lost_its_last_row_closes_earlier() {
+    let event = |g, minute, delete| Event { g, id: 1, minute, value: None, delete };
+    let step = |events: Vec<Event>, moves| Step { events, moves, back: 0, settle: false };
+    let mut steps = vec![step(vec![event(1, 14, false)], 7), step(vec![event(0, 11, false)], 2), step(vec![], 4)];
+    steps.push(step(vec![event(1, 14, true)], 4));
+    steps.extend([1, 2, 4, 3].map(|moves| step(vec![], moves)));
+    run("update", &steps).unwrap();
+}
+
 #[test]
 fn nothing_is_left_of_windows_that_closed() {
     let job = spec("update");

@@ -1,5 +1,6 @@
 //! Whole files in, jobs or mistakes out.
 
+mod aggregates;
 mod bad_input;
 mod examples;
 mod files;
@@ -110,8 +111,13 @@ pub(super) fn places(toml: &str) -> Vec<String> {
 /// Asserts that replacing `from` by `to` gives exactly one mistake: its code, the text it points at, words of it.
 #[track_caller]
 pub(super) fn one(from: &str, to: &str, code: &str, at: &str, words: &str) {
-    let toml = with(from, to);
-    let diagnostics = bad(&toml);
+    one_in(&with(from, to), code, at, words);
+}
+
+/// The same of a whole file.
+#[track_caller]
+pub(super) fn one_in(toml: &str, code: &str, at: &str, words: &str) {
+    let diagnostics = bad(toml);
     let shown = diagnostics.render(false);
     assert_eq!(diagnostics.list.len(), 1, "{shown}");
     let found = &diagnostics.list[0];
