@@ -61,8 +61,7 @@ async fn is_there(connection: &Connection, name: &(String, String)) -> Result<bo
 /// Of one of Pulso's own tables.
 async fn not_writable(connection: &Connection, name: &(String, String)) -> Result<Option<String>, Failure> {
     let quoted = quote::table(name);
-    let missing =
-        tables::missing_privileges(connection, &["SELECT", "INSERT", "UPDATE"], &quoted, &["job".to_owned()]).await?;
+    let missing = tables::missing_privileges(connection, &["SELECT", "INSERT", "UPDATE"], &quoted, &[]).await?;
     Ok((!missing.is_empty()).then(|| format!("{quoted}: {}", tables::denied(connection, &quoted, &missing))))
 }
 

@@ -262,7 +262,8 @@ fn is_uuid(column: &pulso_job::spec::SinkColumn) -> bool {
     matches!(column.data_type, arrow::datatypes::DataType::FixedSizeBinary(_))
 }
 
-/// Tried by statements that touch no row: what roles and grants add up to, only the server knows.
+/// Tried by statements that touch no row: what roles and grants add up to, only the server knows. Of these `columns`, or of
+/// all where none are named.
 pub(crate) async fn missing_privileges(
     connection: &Connection,
     needed: &[&str],
@@ -270,10 +271,12 @@ pub(crate) async fn missing_privileges(
     columns: &[String],
 ) -> Result<Vec<&'static str>, Failure> {
     let list = quote::list(columns.iter().map(String::as_str));
-    let first = columns.first().map(|name| quote::identifier(name)).unwrap_or_default();
+    let (all, into) = if list.is_empty() { ("*", String::new()) } else { (list.as_str(), format!("({list})")) };
+    // Every table of Pulso's own has a column `job`.
+    let first = quote::identifier(columns.first().map_or("job", String::as_str));
     let probes = [
-        ("SELECT", format!("SELECT {list} FROM {name} WHERE FALSE")),
-        ("INSERT", format!("INSERT INTO {name} ({list}) SELECT {list} FROM {name} WHERE FALSE")),
+        ("SELECT", format!("SELECT {all} FROM {name} WHERE FALSE")),
+        ("INSERT", format!("INSERT INTO {name} {into} SELECT {all} FROM {name} WHERE FALSE")),
         ("UPDATE", format!("UPDATE {name} SET {first} = {first} WHERE FALSE")),
         ("DELETE", format!("DELETE FROM {name} WHERE FALSE")),
     ];
