@@ -66,6 +66,14 @@ pub struct FoundFile {
     pub bad: Option<String>,
 }
 
+impl FoundFile {
+    /// What its records have as their own time.
+    #[must_use]
+    pub fn modified_ms(&self) -> i64 {
+        self.modified.div_euclid(1_000)
+    }
+}
+
 /// A found file and where it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedFile {
@@ -127,8 +135,10 @@ impl FilesState {
         needed
     }
 
-    /// Gives found files their places, as many as there is room for. A path goes on where its last part is; else a file
-    /// goes to the split that has the fewest bytes before it. What is no new part of its path is passed over.
+    /// Gives found files their places, as many as there is room for. A path goes on where its last part is, and a file
+    /// where those of its millisecond are: of two records of one key the one in the file modified later counts, and the
+    /// clocks of file systems are coarse, so the order in which they were found has to decide, which is by path. Any other
+    /// file goes to the split that has the fewest bytes before it. What is no new part of its path is passed over.
     #[must_use]
     pub fn place(&self, found: &[FoundFile], newest: &Cut) -> Vec<PlacedFile> {
         let end = |split: SplitId| newest.splits.get(&split).map_or(Position(0), |cut| cut.end);
@@ -138,6 +148,8 @@ impl FilesState {
         let mut next: BTreeMap<SplitId, FileNumber> = splits().map(|split| (split, next(split))).collect();
         let needed = self.needed();
         let mut parts: BTreeMap<&str, (SplitId, u64)> = BTreeMap::new();
+        let queued = self.queues.iter().flat_map(|(split, queue)| queue.files.values().map(|file| (*split, file)));
+        let mut times: BTreeMap<i64, SplitId> = queued.map(|(split, file)| (file.modified_ms(), split)).collect();
         let known: usize = self.queues.values().map(|queue| queue.files.len()).sum();
         let mut placed = Vec::new();
         for file in found {
@@ -151,7 +163,8 @@ impl FilesState {
                 continue;
             }
             let least = || unread.iter().min_by_key(|(split, (_, bytes))| (*bytes, **split)).map(|(split, _)| *split);
-            let split = before.map(|(split, _)| split).or_else(least);
+            let same_time = || times.get(&file.modified_ms()).copied();
+            let split = before.map(|(split, _)| split).or_else(same_time).or_else(least);
             let Some((split, number)) = split.and_then(|split| Some((split, next.get_mut(&split)?))) else { break };
             if let Some((files, bytes)) = unread.get_mut(&split) {
                 (*files, *bytes) = (*files + 1, *bytes + (file.to - file.from).max(1));
@@ -159,6 +172,7 @@ impl FilesState {
             placed.push(PlacedFile { split, number: *number, file: file.clone() });
             *number = number.next();
             parts.insert(&file.path, (split, file.to));
+            times.insert(file.modified_ms(), split);
         }
         placed
     }

@@ -17,8 +17,10 @@ fn cut(ends: &[i64]) -> Cut {
     }
 }
 
+/// Each path has a millisecond of its own.
 fn file(path: &str, from: u64, to: u64) -> FoundFile {
-    FoundFile { path: path.to_owned(), from, to, modified: 7, inode: 1, bad: None }
+    let modified = path.bytes().fold(0, |sum, byte| sum * 256 + i64::from(byte)) * 1_000;
+    FoundFile { path: path.to_owned(), from, to, modified, inode: 1, bad: None }
 }
 
 fn with(placed: &[PlacedFile]) -> FilesState {
@@ -53,6 +55,17 @@ fn files_go_where_the_fewest_bytes_wait_and_parts_of_one_file_stay_together() {
 }
 
 #[test]
+fn files_of_one_millisecond_are_read_in_the_order_in_which_they_were_found() {
+    let at = |path: &str, modified| FoundFile { modified, ..file(path, 0, 10) };
+    let found = [at("a", 5_000), at("b", 5_999), at("c", 6_000), at("d", 6_000), at("e", 5_100)];
+    let placed = FilesState::default().place(&found, &cut(&[0, 0]));
+    let places: Vec<(u32, u32)> = placed.iter().map(|p| (p.split.0, p.number.0)).collect();
+    assert_eq!(places, [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2)]);
+    let later = with(&placed).place(&[at("f", 6_400)], &cut(&[0, FileNumber(2).position(0).0]));
+    assert_eq!((later[0].split, later[0].number), (SplitId(1), FileNumber(2)));
+}
+
+#[test]
 fn a_split_is_drained_behind_its_last_file() {
     let state = with(&FilesState::default().place(&[file("a", 0, 9), file("b", 0, 9)], &cut(&[0, 0, 0])));
     assert!(!state.is_drained(SplitId(0), FileNumber(0).position(9)));
@@ -75,7 +88,7 @@ fn files_retire_once_the_oldest_checkpoint_is_behind_them() {
     state.retire(SplitId(0), FileNumber(0), true);
     state.retire(SplitId(0), FileNumber(1), true);
     assert_eq!(state.needed()["a"].1.to, 12);
-    assert_eq!(state.read[&path_hash("b")], ReadFile { size: 9, modified: 7 });
+    assert_eq!(state.read[&path_hash("b")], ReadFile { size: 9, modified: file("b", 0, 9).modified });
     state.retire(SplitId(0), FileNumber(2), false);
     assert!(state.needed().is_empty() && !state.read.contains_key(&path_hash("a")));
     // Numbers go on, and a file that comes again is another one.

@@ -81,7 +81,7 @@ impl OpenFile {
                 with_header(file, *delimiter, from, found.to, &mut key).map_err(wrong)?
             }
         };
-        Ok(Self { number, timestamp_ms: found.modified.div_euclid(1_000), key: key.encode().into(), records, from })
+        Ok(Self { number, timestamp_ms: found.modified_ms(), key: key.encode().into(), records, from })
     }
 
     /// The next record and where it begins; `None` behind the last one.
