@@ -233,7 +233,7 @@ impl Aggregate {
         (shown, state): (Option<u128>, &[u8]),
     ) -> Result<()> {
         // What has a timer goes by it.
-        let absent_from = if self.has_timers() { NEVER } else { self.closes_at(fold.end) };
+        let absent_from = if self.has_timers { NEVER } else { self.closes_at(fold.end) };
         let head = Head { end: fold.end, shown, rows: fold.rows as u32, state: state.to_vec() };
         store::put(states, now.epoch, &self.head_of(&fold.at), Some(&head.encode(absent_from)))?;
         if let Some((first, rows)) = &fold.kept {

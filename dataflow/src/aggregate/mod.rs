@@ -41,6 +41,7 @@ pub(crate) struct Aggregate {
     group_by: Vec<ColumnIndex>,
     windows: Windows,
     emit: Emit,
+    /// Windows are closed by a timer, and not only forgotten.
     has_timers: bool,
     /// Microseconds.
     lateness: i64,
@@ -165,7 +166,7 @@ impl Aggregate {
         input: &Input<'_>,
     ) -> Result<Aggregated> {
         let mut made = fold::Made::default();
-        if self.has_timers() && now.watermark > EventTime::MIN {
+        if self.has_timers && now.watermark > EventTime::MIN {
             self.close_due(states, now, hosted, &mut made)?;
         }
         let rows = self.prepare(input)?;
@@ -188,11 +189,6 @@ impl Aggregate {
 
     pub(crate) fn into_condition(self) -> Option<Expression> {
         self.condition
-    }
-
-    /// Windows are closed by a timer, and not only forgotten.
-    fn has_timers(&self) -> bool {
-        self.has_timers
     }
 
     fn prepare<'a>(&self, input: &'a Input<'_>) -> Result<Prepared<'a>> {

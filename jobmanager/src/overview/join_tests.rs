@@ -142,6 +142,7 @@ fn metrics_keep_their_names() {
         "pulso_job_checkpoint_time_seconds",
         "pulso_job_conserved",
         "pulso_job_corrections_total",
+        "pulso_job_late_total",
         "pulso_job_epoch",
         "pulso_job_lag_records",
         "pulso_job_latency_seconds",
