@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::{
-    cancel, check, demo, describe, explain, generate, list, nodes, produce, resume, savepoint, status, stop, submit,
-    version,
+    cancel, check, demo, describe, explain, export, generate, list, nodes, produce, resume, savepoint, status, stop,
+    submit, version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -56,6 +56,7 @@ enum Command {
     Produce(produce::Arguments),
     Check(check::Arguments),
     Explain(explain::Arguments),
+    Export(export::Arguments),
     Version(version::Arguments),
 }
 
@@ -97,6 +98,7 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Produce(arguments) => produce::run(global, arguments).await,
         Command::Check(arguments) => check::run(global, &arguments),
         Command::Explain(arguments) => explain::run(global, &arguments),
+        Command::Export(arguments) => export::run(global, &arguments),
         Command::Version(arguments) => version::run(global, &arguments),
     }
 }

@@ -1,6 +1,7 @@
 //! Real processes, real Kafka, real PostgreSQL: a cluster to break, and an oracle that shares no code with the product.
 
 mod cluster;
+mod flink;
 mod hold;
 mod input;
 mod oracle;
@@ -9,6 +10,7 @@ mod scene;
 mod wait;
 
 pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
+pub use flink::Flink;
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
 pub use oracle::{Key, Record, Row, Rows, any_expected, compare, expected, records, stored};
