@@ -1,4 +1,4 @@
-//! The health job with its aggregate, run by Pulso and, exported, by a real Flink: both must store the same tables.
+//! Jobs run by Pulso and, exported, by a real Flink: both must store the same tables.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-const TOPIC: &str = "health-data";
 const READINGS: usize = 3_000;
+const EVENTS: usize = 2_000;
+const EVERYTHING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../flink/src/tests/everything.toml");
 const LIMIT: Duration = Duration::from_secs(120);
 /// What Flink passes over without a trace, as the script says.
 const NO_TRACE: [&str; 2] = ["{\"patientId\":", "[]"];
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fetches Flink (260 MB) once, and then takes a minute"]
-async fn the_exported_health_job_stores_the_same_tables_on_flink() -> Result<()> {
+#[ignore = "fetches Flink (260 MB) once, and then takes two minutes"]
+async fn exported_jobs_store_the_same_tables_on_flink() -> Result<()> {
     let jars = match Flink::fetch() {
         Ok(jars) => jars,
         Err(why) => {
@@ -26,62 +27,107 @@ async fn the_exported_health_job_stores_the_same_tables_on_flink() -> Result<()>
     };
     let world = World::start().await?;
     let flink = Flink::start(jars, world.folder.path().join("flink"))?;
-    let file = world.folder.path().join("health-vitals.toml");
-    std::fs::write(&file, job()?)?;
-    // One partition: the order of corrections is that of the topic in Flink too.
-    let mut input = Input::create(world.kafka.brokers(), TOPIC, 1, 11).await?;
-    let messages = messages()?;
-    input.send_all(&messages).await?;
-
     let mut cluster = Cluster::start(&world, &[]).await?;
     let _task_managers = cluster.start_task_managers(1).await?;
-    let path = file.to_str().context("the path is text")?;
-    let script = cluster.healthctl(&["export", "flink", path])?;
-    cluster.submit(&JobFile(file.clone()))?;
     let pulso = world.database().await?;
-    until_ok("Pulso to account for every message", LIMIT, async || {
-        let status = cluster.json(&["status", "health-vitals"])?;
-        let of = |name: &str| status[name].as_u64().unwrap_or(0);
-        let done = of("written") + of("duplicates") + of("superseded") + of("dead_letters");
-        ensure!(done == u64::try_from(messages.len())? && status["conserved"] == true, "{status}");
-        Ok(())
-    })
-    .await?;
-
+    pulso.batch_execute("create schema shop").await?;
     pulso.batch_execute("create database flink").await?;
     let url = world.postgres.url().replace("/health", "/flink");
     let (database, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
-    database.batch_execute(&statements(&script)).await?;
-    flink.run(&ended_at_the_topics_end(&script, world.kafka.brokers(), &url)?)?;
+    database.batch_execute("create schema shop").await?;
+    let both = Both { world, cluster, flink, pulso, database, url };
 
-    // Flink takes everything else that can be said, too.
-    Input::create(world.kafka.brokers(), "everything", 1, 12).await?;
-    let everything = concat!(env!("CARGO_MANIFEST_DIR"), "/../../flink/src/tests/everything.toml");
-    let script = cluster.healthctl(&["export", "flink", everything])?;
-    database.batch_execute(&format!("create schema shop;{}", statements(&script))).await?;
-    flink.run(&ended_at_the_topics_end(&script, world.kafka.brokers(), &url)?)?;
+    both.run("health-vitals", "health-data", &health_job()?, &readings()?).await?;
+    both.same_rows("health_records", READINGS / 2).await?;
+    both.same_rows("vitals_by_minute", 50).await?;
+    both.same_dead_letters("concat_ws(':', reason, field)", "reason").await?;
 
-    for (table, least) in [("health_records", READINGS / 2), ("vitals_by_minute", 50)] {
-        let (ours, theirs) = (rows(&pulso, table).await?, rows(&database, table).await?);
+    let everything = std::fs::read_to_string(EVERYTHING)?;
+    both.run("everything", "everything", &without_kafka(&everything)?, &events()?).await?;
+    both.same_rows("shop.everything", EVENTS / 3).await?;
+    both.same_rows("by_place", 5).await?;
+    both.same_dead_letters("''", "''").await?;
+
+    // With its sinks to Kafka, only to see that Flink takes it.
+    let script = both.cluster.healthctl(&["export", "flink", EVERYTHING])?;
+    both.flink.run(&both.ended(&script)?)
+}
+
+/// A Pulso and a Flink beside each other, on one broker, with a database each.
+struct Both {
+    world: World,
+    cluster: Cluster,
+    flink: Flink,
+    pulso: tokio_postgres::Client,
+    /// Flink's.
+    database: tokio_postgres::Client,
+    url: String,
+}
+
+impl Both {
+    /// Runs a job to the end of its topic in both.
+    async fn run(&self, name: &str, topic: &str, job: &str, messages: &[String]) -> Result<()> {
+        let file = self.world.folder.path().join(format!("{name}.toml"));
+        std::fs::write(&file, job)?;
+        // One partition: the order of corrections is that of the topic in Flink too.
+        Input::create(self.world.kafka.brokers(), topic, 1, 11).await?.send_all(messages).await?;
+        let script = self.cluster.healthctl(&["export", "flink", file.to_str().context("the path is text")?])?;
+        self.cluster.submit(&JobFile(file))?;
+        let clear = "drop table if exists dead_letters_of_flink;";
+        self.database.batch_execute(&format!("{clear}{}", statements(&script))).await?;
+        self.flink.run(&self.ended(&script)?)?;
+        until_ok("Pulso to account for every message", LIMIT, async || {
+            let status = self.cluster.json(&["status", name])?;
+            let of = |name: &str| status[name].as_u64().unwrap_or(0);
+            let done = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
+            ensure!(done == u64::try_from(messages.len())? && status["conserved"] == true, "{status}");
+            Ok(())
+        })
+        .await?;
+        self.pulso
+            .batch_execute(&format!(
+                "create or replace view letters as select * from pulso.dead_letters where job_name = '{name}'"
+            ))
+            .await?;
+        Ok(())
+    }
+
+    async fn same_rows(&self, table: &str, least: usize) -> Result<()> {
+        let (ours, theirs) = (rows(&self.pulso, table).await?, rows(&self.database, table).await?);
         ensure!(ours.len() >= least, "{table} has {} rows: too few to prove anything", ours.len());
         let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
         ensure!(ours == theirs, "{table}: Pulso has {} rows, Flink {}; {differs:?}", ours.len(), theirs.len());
+        Ok(())
     }
-    let ours = letters(
-        &pulso,
-        "select concat_ws(':', reason, field), position from pulso.dead_letters
-         where reason not in ('invalid_json', 'not_an_object') order by 2",
-    );
-    let theirs = letters(&database, "select reason, position from dead_letters_of_flink order by 2");
-    let (ours, theirs) = (ours.await?, theirs.await?);
-    ensure!(ours.len() > 100, "{} dead letters", ours.len());
-    ensure!(ours == theirs, "dead letters: {:?}", ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs));
-    Ok(())
+
+    /// But those that Flink passes over without a trace, as the script says.
+    async fn same_dead_letters(&self, our_reason: &str, their_reason: &str) -> Result<()> {
+        let ours = format!(
+            "select {our_reason}, position from letters where reason not in ('invalid_json', 'not_an_object') order by 2"
+        );
+        let theirs = format!("select {their_reason}, position from dead_letters_of_flink order by 2");
+        let (ours, theirs) = (letters(&self.pulso, &ours).await?, letters(&self.database, &theirs).await?);
+        ensure!(ours.len() > 100, "{} dead letters", ours.len());
+        let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+        ensure!(ours == theirs, "Pulso has {} dead letters, Flink {}: {differs:?}", ours.len(), theirs.len());
+        Ok(())
+    }
+
+    /// The script with its variables put in, and a source that ends: so that the job does.
+    fn ended(&self, script: &str) -> Result<String> {
+        let (from, bounded) = ("'scan.startup.mode'", "'scan.bounded.mode' = 'latest-offset',\n  'scan.startup.mode'");
+        ensure!(script.matches(from).count() == 1, "the script has no source that could be bounded");
+        let (_, rest) = self.url.split_once("://").context("the database's address")?;
+        let (user, address) = rest.split_once('@').context("the database's user")?;
+        let jdbc = format!("jdbc:postgresql://{address}?user={user}&stringtype=unspecified");
+        let filled = script.replace(from, bounded).replace("${KAFKA_BROKERS}", self.world.kafka.brokers());
+        Ok(filled.replace("${JDBC_DATABASE_URL}", &jdbc))
+    }
 }
 
 /// With dead letters in the database, where they can be compared.
-fn job() -> Result<String> {
+fn health_job() -> Result<String> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../jobs/health-vitals.toml");
     let text = std::fs::read_to_string(file)?;
     let section = |text: &str, from: &str, to: &str| {
@@ -95,7 +141,7 @@ fn job() -> Result<String> {
 
 /// Twelve minutes of readings of 20 patients: new ones, repeated ones, corrected ones, and every kind of bad one. Values
 /// are halves, so that sums are exact in any order.
-fn messages() -> Result<Vec<String>> {
+fn readings() -> Result<Vec<String>> {
     let mut random = SmallRng::seed_from_u64(11);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let first = i64::try_from(now.as_millis())? - 3_600_000;
@@ -178,6 +224,89 @@ fn bad(random: &mut SmallRng, time: i64) -> String {
     kinds[random.random_range(0..kinds.len())].clone()
 }
 
+/// The job of everything that can be said, but for its sinks to Kafka, which stand last.
+fn without_kafka(everything: &str) -> Result<String> {
+    let (most, _) = everything.split_once("[[sink]]\nto = \"events\"").context("sinks to Kafka")?;
+    let (before, rest) = most.split_once("[target.events]").context("the Kafka target")?;
+    let (_, after) = rest.split_once("[fields]").context("the fields")?;
+    Ok(format!("{before}[fields]{after}"))
+}
+
+/// An hour of events whose every field takes every form that both systems know.
+fn events() -> Result<Vec<String>> {
+    let mut random = SmallRng::seed_from_u64(12);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let first = i64::try_from(now.as_millis())? - 4_000_000;
+    let mut messages: Vec<String> = Vec::new();
+    for n in 0..EVENTS {
+        if n > 10 && random.random_range(0..8) == 0 {
+            let repeated = messages[random.random_range(n - 10..n)].replace("\"total\":1", "\"total\":2");
+            messages.push(repeated);
+            continue;
+        }
+        let time = first + i64::try_from(n)? * 1_800 - random.random_range(0..20_000);
+        messages.push(event(&mut random, time).to_string());
+    }
+    Ok(messages)
+}
+
+fn event(random: &mut SmallRng, time: i64) -> Value {
+    let id = format!("{:08x}-0000-4000-8000-{:012x}", random.random::<u32>(), random.random_range(0_u64..1 << 48));
+    let mut event =
+        json!({"id": if random.random() { id.to_uppercase() } else { id }, "at": text(random, time, 3, true)});
+    let place = json!(["São Paulo", "Val d'Or", "Elsewhere"][random.random_range(0..21) / 10]);
+    match random.random_range(0..3) {
+        0 => event["where"] = json!({"city": place, "town": {"name": "Nowhere"}}),
+        1 => event["where"] = json!({"town": {"name": place}, "city": null}),
+        _ => event["place"] = place,
+    }
+    event["note"] = json!(["1.5", "-22", "3e2", "no", "x1", "400.125"][random.random_range(0..6)]);
+    let mut maybe = |key: &str, value: Value| {
+        if random.random_range(0..6) != 0 {
+            event[key] = value;
+        }
+    };
+    maybe("seen", json!(text(&mut SmallRng::seed_from_u64(time.unsigned_abs()), time - 86_400_000, 6, false)));
+    maybe(
+        "day",
+        json!(["2026-02-28", "1999-12-31", "2026-02-30"][usize::from(time % 7 == 0) + usize::from(time % 21 == 0)]),
+    );
+    maybe("sure", json!(time % 5 != 0));
+    maybe("count", json!(time % 53));
+    maybe("sum", json!({"total": 1_000_000_000_000_000 + time % 977}));
+    maybe("share", json!(0.5 + f64::from(i32::try_from(time % 120).unwrap_or(0)) / 8.0));
+    maybe("price", json!(f64::from(i32::try_from(time % 3_000).unwrap_or(0)) / 100.0));
+    event
+}
+
+/// RFC 3339 in one of its forms, or local time in São Paulo, three hours behind UTC all year.
+fn text(random: &mut SmallRng, ms: i64, digits: usize, naive: bool) -> String {
+    let (offset, zone) =
+        [(0, "Z"), (330, "+05:30"), (-180, "-03:00"), (-180, "")][random.random_range(0..3 + usize::from(naive))];
+    let local = ms + offset * 60_000;
+    let (days, rest) = (local.div_euclid(86_400_000), local.rem_euclid(86_400_000));
+    // Days to civil, for years from 2000 on.
+    let mut day = days - 10_957;
+    let mut year = 2_000;
+    let leap = |year: i64| year % 4 == 0;
+    while day >= 365 + i64::from(leap(year)) {
+        day -= 365 + i64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1_000 % 60);
+    let fraction = format!(".{:03}{:03}", rest % 1_000, 457)[..=digits].to_owned();
+    let separator = if random.random() { 'T' } else { 't' };
+    format!("{year}-{month:02}-{:02}{separator}{hour:02}:{minute:02}:{second:02}{fraction}{zone}", day + 1)
+}
+
 /// What the script says must be made in the database.
 fn statements(script: &str) -> String {
     script
@@ -185,17 +314,6 @@ fn statements(script: &str) -> String {
         .filter_map(|line| line.strip_prefix("--   CREATE TABLE"))
         .map(|s| format!("CREATE TABLE{s}\n"))
         .collect()
-}
-
-/// The script with its variables put in, and a source that ends: so that the job does.
-fn ended_at_the_topics_end(script: &str, brokers: &str, url: &str) -> Result<String> {
-    let (from, bounded) = ("'scan.startup.mode'", "'scan.bounded.mode' = 'latest-offset',\n  'scan.startup.mode'");
-    ensure!(script.matches(from).count() == 1, "the script has no source that could be bounded");
-    let (user, address) =
-        url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).context("the database's user")?;
-    let jdbc = format!("jdbc:postgresql://{address}?user={user}&stringtype=unspecified");
-    let filled = script.replace(from, bounded).replace("${KAFKA_BROKERS}", brokers);
-    Ok(filled.replace("${JDBC_DATABASE_URL}", &jdbc))
 }
 
 /// All rows of a table as text, times in UTC.
