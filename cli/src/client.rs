@@ -100,6 +100,11 @@ impl Client {
         self.within(READ, service.resume(v1::ResumeRequest { job: job.to_owned() })).await.map(|_| ())
     }
 
+    pub(crate) async fn compare(&self, request: v1::CompareRequest) -> Result<v1::CompareResponse, Failure> {
+        let mut service = self.service.clone();
+        self.within(READ, service.compare(request)).await
+    }
+
     async fn within<T>(
         &self,
         timeout: Duration,

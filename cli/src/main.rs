@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::{
-    cancel, check, demo, describe, explain, export, generate, list, nodes, produce, resume, savepoint, status, stop,
-    submit, version,
+    cancel, check, demo, describe, dev, explain, export, generate, list, nodes, plan, produce, resume, savepoint,
+    schema, status, stop, submit, test, version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -55,8 +55,12 @@ enum Command {
     Generate(generate::Arguments),
     Produce(produce::Arguments),
     Check(check::Arguments),
+    Dev(dev::Arguments),
+    Test(test::Arguments),
+    Plan(plan::Arguments),
     Explain(explain::Arguments),
     Export(export::Arguments),
+    Schema(schema::Arguments),
     Version(version::Arguments),
 }
 
@@ -96,9 +100,13 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(global, arguments).await,
         Command::Generate(arguments) => generate::run(global, arguments).await,
         Command::Produce(arguments) => produce::run(global, arguments).await,
-        Command::Check(arguments) => check::run(global, &arguments),
+        Command::Check(arguments) => check::run(global, &arguments).await,
+        Command::Dev(arguments) => dev::run(global, &arguments),
+        Command::Test(arguments) => test::run(global, &arguments),
+        Command::Plan(arguments) => plan::run(global, &arguments).await,
         Command::Explain(arguments) => explain::run(global, &arguments),
         Command::Export(arguments) => export::run(global, &arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
         Command::Version(arguments) => version::run(global, &arguments),
     }
 }

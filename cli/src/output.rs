@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets};
+use comfy_table::{Cell, Table, presets};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -26,6 +26,14 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// A plain table: columns aligned by spaces, easy to cut and grep.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<(), Failure> {
+    grid(header, rows)
+}
+
+/// The same where the number of columns is not known before; rows have as many cells as the header.
+pub(crate) fn grid(
+    header: impl IntoIterator<Item = impl Into<Cell>>,
+    rows: impl IntoIterator<Item = impl IntoIterator<Item = String>>,
+) -> Result<(), Failure> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for row in rows {

@@ -200,7 +200,7 @@ fn job(url: &str) -> JobSpec {
         security: Vec::new(),
         max_record: 1 << 20,
     };
-    let kind = TargetKind::Postgres { url: url.to_owned().into(), max_refused: 0.1 };
+    let kind = TargetKind::Postgres { url: url.to_owned().into(), zone: "UTC".to_owned(), max_refused: 0.1 };
     JobSpec {
         name: "bench".to_owned(),
         key_groups: 1,
@@ -227,7 +227,7 @@ fn field((name, kind): (&str, FieldType), required: bool) -> FieldSpec {
     FieldSpec {
         name: name.to_owned(),
         kind,
-        paths: vec![vec![name.to_owned()]],
+        paths: vec![FieldPath { from: PathStart::Record, keys: vec![name.to_owned()] }],
         required,
         min: None,
         max: None,

@@ -14,6 +14,7 @@ pub use fold::{CUTS_FOR_PINNED, FoldError};
 pub use frame::{Frame, FrameError, ObjectHash, frame, unframe};
 
 use crate::cut::Cut;
+use crate::files::FilesState;
 use crate::ids::{Attempt, Epoch, JobId, KeyGroupId, Position, SplitId};
 use crate::placement::Plan;
 use crate::record::{JobDefinition, Manifest};
@@ -47,6 +48,9 @@ pub struct JobState {
     pub read: BTreeMap<SplitId, u64>,
     /// The newest sealed epoch when the job was last told to stop; its final cut is a later one.
     pub stopping_after: Epoch,
+    /// Of a job that reads files.
+    #[serde(default)]
+    pub files: FilesState,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ mod calls;
 mod checkpoints;
 mod cutting;
 mod epochs;
+mod files;
 mod job;
 mod journal;
 mod members;
@@ -24,6 +25,7 @@ pub use self::view::{
 };
 use crate::control_log::LogState;
 use crate::cut::Cut;
+use crate::files::{FileNumber, FoundFile, PlacedFile};
 use crate::ids::{
     CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime,
 };
@@ -61,6 +63,20 @@ pub enum Event {
     SplitsFound {
         job: JobId,
         splits: BTreeMap<SplitId, Position>,
+    },
+    /// A look into the folder of a job that reads files: what is new, in the order of reading; hashes of paths that are
+    /// not there any more; whether nothing will ever come.
+    FilesFound {
+        job: JobId,
+        found: Vec<FoundFile>,
+        gone: Vec<u64>,
+        complete: bool,
+    },
+    /// Answer to `RetireFiles`: each file was moved away or (true) stays. `all`: none is left that could not be moved.
+    FilesRetired {
+        job: JobId,
+        files: Vec<(SplitId, FileNumber, bool)>,
+        all: bool,
     },
     Called {
         request: RequestId,
@@ -146,6 +162,11 @@ pub enum Command {
     Reply {
         request: RequestId,
         answer: Answer,
+    },
+    /// No replay needs these files: move them away where the job says so. May be repeated; answered by `FilesRetired`.
+    RetireFiles {
+        job: JobId,
+        files: Vec<PlacedFile>,
     },
     /// Delete objects of the checkpoint storage; best effort, may be repeated.
     DeleteObjects(Vec<String>),
@@ -311,6 +332,8 @@ impl Coordinator {
                 }
             }
             Event::SplitsFound { job, splits } => self.splits_found(job, &splits),
+            Event::FilesFound { job, found, gone, complete } => self.files_found(job, &found, &gone, complete),
+            Event::FilesRetired { job, files, all } => self.files_retired(job, files, all),
             Event::Called { request, call } => self.called(request, call),
         }
     }
@@ -331,6 +354,8 @@ impl Coordinator {
                     running.look_at_plan = true;
                 }
             }
+            Done::FilesFound(logged) => job.files_logged(cx, logged),
+            Done::FilesRetired(_) => job.files_retired(),
             Done::Checkpoint(logged) => job.checkpoint_logged(cx, logged),
             Done::Pin(logged) => Job::pin_logged(cx, logged),
             Done::Collect(logged) => job.collect_logged(cx, logged),

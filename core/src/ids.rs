@@ -105,6 +105,8 @@ impl Attempt {
 impl EventTime {
     /// The watermark before anything was read.
     pub const MIN: Self = Self(i64::MIN);
+    /// The watermark behind the end of a finite input.
+    pub const MAX: Self = Self(i64::MAX);
 }
 
 impl Instant {

@@ -5,6 +5,7 @@
 pub mod control_log;
 pub mod coordinator;
 pub mod cut;
+pub mod files;
 pub mod ids;
 pub mod key_group;
 pub mod ledger;

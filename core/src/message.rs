@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::cut::{Cut, CutHash};
+use crate::files::PlacedFile;
 use crate::ids::{
     Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Position, SplitId, TargetId, TaskManagerId, WallTime,
 };
@@ -29,6 +30,8 @@ pub enum Instruction {
     TakeCheckpoint { job: JobId, attempt: Attempt, checkpoint: CheckpointId, epoch: Epoch },
     /// `checkpoint` is durable as a whole; older files that only earlier ones named may go from local memory.
     CheckpointDone { job: JobId, attempt: Attempt, checkpoint: CheckpointId },
+    /// More files for splits of this TaskManager.
+    Files { job: JobId, attempt: Attempt, files: Vec<PlacedFile> },
     /// The job ended or was cancelled: drop everything of it up to and including this attempt.
     Release { job: JobId, attempt: Attempt },
 }
@@ -69,6 +72,8 @@ pub struct Deployment {
     pub replay: Vec<Cut>,
     /// Splits that `start` does not know yet, and where they begin.
     pub joined: BTreeMap<SplitId, Position>,
+    /// Of a job that reads files: those of the receiver's splits that do not end before `start`.
+    pub files: Vec<PlacedFile>,
     /// *g*
     pub committed: Epoch,
     /// *K*: at most this many epochs may be read beyond *g*.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::cut::Cut;
+use crate::files::{FileNumber, PlacedFile};
 use crate::ids::{Attempt, CheckpointId, Epoch, JobId, KeyGroupId, Position, SplitId};
 use crate::message::{Counters, Snapshot};
 use crate::placement::Plan;
@@ -66,6 +67,18 @@ pub enum Record {
     SplitsJoined {
         job: JobId,
         splits: BTreeMap<SplitId, Position>,
+    },
+    /// Files of the input, of a job that reads files; `gone`: hashes of paths that need not be remembered any more.
+    FilesFound {
+        job: JobId,
+        files: Vec<PlacedFile>,
+        gone: Vec<u64>,
+        complete: bool,
+    },
+    /// No replay needs these files: each was moved away, or (true) stays where it is.
+    FilesRetired {
+        job: JobId,
+        files: Vec<(SplitId, FileNumber, bool)>,
     },
     CheckpointDone {
         job: JobId,

@@ -88,6 +88,8 @@ enum Mode {
     Live {
         records: u64,
         bytes: u64,
+        /// A split moved on without a record.
+        moved: bool,
         told: Told,
     },
 }
@@ -116,6 +118,8 @@ pub struct Source {
     window: u64,
     /// Splits without a known beginning: found at the first [`Source::boundary`].
     unknown: Option<SplitId>,
+    /// A cut may end behind its last record: see [`Source::advance`].
+    gaps: bool,
 }
 
 impl Source {
@@ -144,9 +148,45 @@ impl Source {
             committed: deployment.committed.max(deployment.start.epoch),
             window: deployment.window,
             unknown,
+            gaps: false,
         };
         source.end_replay();
         source
+    }
+
+    /// For splits in which positions go on where no record is: behind the end of a file.
+    #[must_use]
+    pub fn with_gaps(mut self) -> Self {
+        self.gaps = true;
+        self
+    }
+
+    /// No record lies before `position` any more, behind those that were taken.
+    ///
+    /// # Errors
+    /// In replay, where records of the cut lie before it and did not come.
+    pub fn advance(&mut self, split: SplitId, position: Position) -> Result<Offer, Mismatch> {
+        let epoch = self.epoch;
+        let Some(state) = self.splits.get_mut(&split).filter(|state| state.next < position) else {
+            return Ok(Offer::Skip);
+        };
+        match &mut self.mode {
+            Mode::Replay(cuts) => {
+                let Some(cut) = wanted(cuts, split) else { return Ok(Offer::Hold) };
+                if cut.end < position {
+                    if state.count < cut.count {
+                        let (wanted, found) = (cut.count, state.count);
+                        return Err(Mismatch::Missing { split, epoch, wanted, found, end: cut.end });
+                    }
+                    return Ok(Offer::Hold);
+                }
+            }
+            Mode::Live { moved, .. } => {
+                state.next = position;
+                *moved = true;
+            }
+        }
+        Ok(Offer::Take)
     }
 
     /// Where each split of this TaskManager is read from.
@@ -219,7 +259,7 @@ impl Source {
                 }
                 state.take(position, timestamp_ms, key, value);
                 if state.count == cut.count {
-                    state.check(split, epoch, &cut)?;
+                    state.check(split, epoch, &cut, self.gaps)?;
                 }
             }
             Mode::Live { records, bytes, .. } => {
@@ -252,7 +292,7 @@ impl Source {
                     if state.count < wanted.count {
                         return Ok(None);
                     }
-                    state.check(*split, epoch, wanted)?;
+                    state.check(*split, epoch, wanted, self.gaps)?;
                 }
                 // Without records of its own, nothing else would hold this source back.
                 if !self.within_window() {
@@ -292,11 +332,14 @@ impl Source {
             Mode::Replay(cuts) => {
                 if let Some(cut) = cuts.pop_front() {
                     self.watermark = cut.watermark;
+                    for (split, state) in self.splits.iter_mut().filter(|_| self.gaps) {
+                        state.next = cut.splits.get(split).map_or(state.next, |part| part.end);
+                    }
                 }
                 None
             }
-            Mode::Live { records, bytes, told } => {
-                (*records, *bytes, *told) = (0, 0, Told::Nothing);
+            Mode::Live { records, bytes, moved, told } => {
+                (*records, *bytes, *moved, *told) = (0, 0, false, Told::Nothing);
                 self.opening = None;
                 let report = |(split, state): (&SplitId, &Split)| (*split, state.report(greatest.get(split).copied()));
                 Some(self.splits.iter().map(report).collect())
@@ -317,8 +360,9 @@ impl Source {
 
     /// What the JobManager should know of the running epoch; each at most once per epoch.
     pub fn waiting(&mut self) -> Option<Waiting> {
-        let Mode::Live { records, bytes, told } = &mut self.mode else { return None };
+        let Mode::Live { records, bytes, moved, told } = &mut self.mode else { return None };
         let now = match *records {
+            0 if *moved => Told::HasInput,
             0 => Told::Nothing,
             _ if self.limits.reached(*records, *bytes) => Told::Full,
             _ => Told::HasInput,
@@ -338,7 +382,7 @@ impl Source {
 
     fn end_replay(&mut self) {
         if matches!(&self.mode, Mode::Replay(cuts) if cuts.is_empty()) {
-            self.mode = Mode::Live { records: 0, bytes: 0, told: Told::Nothing };
+            self.mode = Mode::Live { records: 0, bytes: 0, moved: false, told: Told::Nothing };
         }
     }
 }
@@ -361,8 +405,8 @@ impl Split {
         self.hash.add(position, timestamp_ms, key, value);
     }
 
-    fn check(&self, split: SplitId, epoch: Epoch, cut: &SplitCut) -> Result<(), Mismatch> {
-        if self.next != cut.end {
+    fn check(&self, split: SplitId, epoch: Epoch, cut: &SplitCut, gaps: bool) -> Result<(), Mismatch> {
+        if self.next != cut.end && !(gaps && self.next < cut.end) {
             return Err(Mismatch::End { split, epoch, wanted: cut.end, found: Position(self.next.0 - 1) });
         }
         if self.hash.value() != cut.hash {

@@ -63,6 +63,7 @@ fn deployment(start: Cut, replay: Vec<Cut>) -> Deployment {
         committed: start.epoch,
         start,
         replay,
+        files: Vec::new(),
         joined: BTreeMap::new(),
         window: 4,
     }

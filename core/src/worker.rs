@@ -122,6 +122,7 @@ fn job_of(instruction: &Instruction) -> JobId {
         | Instruction::Progress { job, .. }
         | Instruction::TakeCheckpoint { job, .. }
         | Instruction::CheckpointDone { job, .. }
+        | Instruction::Files { job, .. }
         | Instruction::Release { job, .. } => *job,
     }
 }

@@ -47,6 +47,22 @@ pub fn rows_schema(job: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// Schema of [`Payload::rows`] between stages: the split is the key group of the first stage, the position the row's number
+/// in what that sends in the epoch; then what the row did to its key, and for which aggregate it is.
+#[must_use]
+pub fn forwarded_schema(job: &Schema) -> SchemaRef {
+    let mut fields = vec![
+        Arc::new(Field::new(KEY_GROUP, DataType::UInt16, false)),
+        Arc::new(Field::new(SPLIT, DataType::UInt32, false)),
+        Arc::new(Field::new(POSITION, DataType::Int64, false)),
+        Arc::new(Field::new(TIMESTAMP, DataType::Int64, false)),
+        Arc::new(Field::new("__step", DataType::UInt8, false)),
+        Arc::new(Field::new("__aggregate", DataType::UInt16, false)),
+    ];
+    fields.extend(job.fields().iter().map(|f| Arc::new(Field::new(f.name(), f.data_type().clone(), true))));
+    Arc::new(Schema::new(fields))
+}
+
 /// Schema of dead letters: where the record is, why it is refused, and its raw bytes.
 #[must_use]
 pub fn letters_schema() -> SchemaRef {
@@ -65,7 +81,7 @@ pub fn letters_schema() -> SchemaRef {
 /// A part of an epoch on its way from a source task to the key groups. The order of its rows means nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Payload {
-    /// [`rows_schema`]
+    /// [`rows_schema`], or [`forwarded_schema`] between stages
     pub rows: Option<RecordBatch>,
     /// [`letters_schema`]
     pub letters: Option<RecordBatch>,

@@ -2,7 +2,9 @@
 
 mod aggregate;
 pub mod batch;
+pub mod csv;
 pub mod decode;
+pub mod document;
 mod entry;
 pub mod error;
 mod evaluate;

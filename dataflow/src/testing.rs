@@ -7,11 +7,21 @@ use pulso_job::{JobSpec, Submission, check};
 
 /// A checked job with a PostgreSQL target `db`; `rest` is the file from `[fields]` on, `source` goes into `[source]`.
 pub(crate) fn job(source: &str, rest: &str) -> Arc<JobSpec> {
+    let source = format!("type = \"kafka\"\nbrokers = \"localhost:9092\"\ntopic = \"t\"\n{source}");
+    of_source(&source, rest)
+}
+
+/// The same with files as the source.
+pub(crate) fn job_of_files(source: &str, rest: &str) -> Arc<JobSpec> {
+    of_source(&format!("type = \"files\"\npath = \"in/*\"\n{source}"), rest)
+}
+
+fn of_source(source: &str, rest: &str) -> Arc<JobSpec> {
     let toml = format!(
-        "version = 1\nname = \"test\"\nkey_groups = 8\n[source]\ntype = \"kafka\"\nbrokers = \"localhost:9092\"\ntopic = \"t\"\n\
+        "version = 1\nname = \"test\"\nkey_groups = 8\n[source]\n\
          {source}\n[target.db]\ntype = \"postgres\"\nurl = \"postgres://localhost/test\"\n{rest}"
     );
-    let submission = Submission { toml, environment: BTreeMap::new() };
+    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned() };
     match check(&submission, "test.toml") {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),

@@ -10,7 +10,7 @@ use arrow_ipc::writer::StreamWriter;
 use pulso_core::ids::KeyGroup;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::batch::{META_COLUMNS, Payload, letters_schema, rows_schema};
+use crate::batch::{Payload, forwarded_schema, letters_schema, rows_schema};
 use crate::error::{DataflowError, Result};
 
 const VERSION: u8 = 1;
@@ -85,10 +85,11 @@ fn read(bytes: &[u8]) -> Result<Option<RecordBatch>> {
 
 /// The columns before the job's own are where everyone looks for them.
 fn check(rows: Option<&RecordBatch>, letters: Option<&RecordBatch>) -> Result<()> {
+    // What sources send, or what the first stage sends.
+    let metas = [rows_schema(&Schema::empty()), forwarded_schema(&Schema::empty())];
     let has_meta = |batch: &RecordBatch| {
-        let meta = rows_schema(&Schema::empty());
         let columns = batch.schema();
-        columns.fields().get(..META_COLUMNS).is_some_and(|columns| columns == &meta.fields()[..])
+        metas.iter().any(|meta| columns.fields().get(..meta.fields().len()) == Some(&meta.fields()[..]))
     };
     if !rows.is_none_or(has_meta) || !letters.is_none_or(|batch| batch.schema() == letters_schema()) {
         return Err(corrupt("it has other columns"));
@@ -115,7 +116,7 @@ fn corrupt(reason: &str) -> DataflowError {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray, UInt16Array, UInt32Array};
+    use arrow::array::{ArrayRef, BooleanArray, Int64Array, StringArray, UInt8Array, UInt16Array, UInt32Array};
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
@@ -142,6 +143,23 @@ mod tests {
         assert_eq!(Payload::decode(&slice.encode().unwrap()).unwrap(), slice);
         let empty = Payload::default();
         assert_eq!(Payload::decode(&empty.encode().unwrap()).unwrap(), empty);
+    }
+
+    #[test]
+    fn reads_back_what_the_first_stage_sends_and_nothing_else() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt16Array::from(vec![3])),
+            Arc::new(UInt32Array::from(vec![1])),
+            Arc::new(Int64Array::from(vec![1])),
+            Arc::new(Int64Array::from(vec![-1])),
+            Arc::new(UInt8Array::from(vec![2])),
+            Arc::new(UInt16Array::from(vec![0])),
+        ];
+        let rows = RecordBatch::try_new(forwarded_schema(&Schema::empty()), columns).unwrap();
+        let payload = Payload { rows: Some(rows.clone()), ..Payload::default() };
+        assert_eq!(Payload::decode(&payload.encode().unwrap()).unwrap(), payload);
+        let fewer = Payload { rows: Some(rows.project(&[0, 1, 2, 3, 4]).unwrap()), ..Payload::default() };
+        assert!(matches!(Payload::decode(&fewer.encode().unwrap()), Err(DataflowError::Corrupt { .. })));
     }
 
     #[test]

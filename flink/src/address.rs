@@ -90,6 +90,7 @@ pub(crate) fn placeholders(job: &JobSpec, places: &Places<'_>) -> Vec<(String, &
     };
     match &job.source {
         SourceSpec::Kafka(source) => add(&kafka(places, &[Step::Key("source")], &source.security)),
+        SourceSpec::Files(_) => {}
     }
     let mut databases = Vec::new();
     for target in &job.targets {
@@ -98,6 +99,8 @@ pub(crate) fn placeholders(job: &JobSpec, places: &Places<'_>) -> Vec<(String, &
                 add(&kafka(places, &[Step::Key("target"), Step::Key(&target.name)], security));
             }
             TargetKind::Postgres { .. } => databases.push(jdbc(places, &target.name)),
+            // Refused.
+            TargetKind::MySql { .. } | TargetKind::Files { .. } => {}
         }
     }
     let meaning = "jdbc:postgresql://HOST:PORT/DATABASE?user=USER&password=PASSWORD&stringtype=unspecified";

@@ -180,6 +180,17 @@ fn database(
     part: &str,
     ledger: &mut Ledger<'_>,
 ) -> Option<(Vec<usize>, Vec<String>)> {
+    let target = job.targets.get(sink.target)?;
+    match &target.kind {
+        TargetKind::Postgres { zone, .. } if zone != "UTC" => {
+            ledger.note("columns without zone get times of UTC, whatever `zone` of the target says");
+        }
+        TargetKind::MySql { .. } => {
+            ledger.refuse(&at(index, "to"), part, "`to`: targets of type mysql are not translated");
+            return None;
+        }
+        TargetKind::Postgres { .. } | TargetKind::Kafka { .. } | TargetKind::Files { .. } => {}
+    }
     let key = match &table.write {
         WriteMode::Upsert { key, newest_by: None } => Ok(key.clone()),
         WriteMode::Upsert { newest_by: Some(_), .. } => {
@@ -222,7 +233,6 @@ fn database(
         "tables of one database are written one by one and not in one transaction: for a while one shows what another does \
          not yet",
     );
-    let target = job.targets.get(sink.target)?;
     let options = vec![
         option("connector", "jdbc"),
         option("url", &address::jdbc(ledger.places, &target.name)),
@@ -314,8 +324,8 @@ pub(crate) fn dead_letters(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<Out
     ledger.note("a dead letter holds what fields read of the record, not its bytes");
     let (name, time) = (sql::name(own::DEAD_LETTERS), sql::name(own::TIMESTAMP));
     let (data_type, time) = match target.kind {
-        TargetKind::Kafka { .. } => ("TIMESTAMP_LTZ(3)", time),
-        TargetKind::Postgres { .. } => {
+        TargetKind::Kafka { .. } | TargetKind::Files { .. } => ("TIMESTAMP_LTZ(3)", time),
+        TargetKind::Postgres { .. } | TargetKind::MySql { .. } => {
             ledger.note(ZONE);
             (WITHOUT_ZONE, format!("CAST({time} AS {WITHOUT_ZONE})"))
         }

@@ -1,6 +1,6 @@
 //! The topic as a table of texts, and the views that give each field its name and its type.
 
-use pulso_job::{FieldSpec, FieldType, JobSpec, KafkaSourceSpec, OnDataLoss, SourceSpec, StartPosition};
+use pulso_job::{FieldPath, FieldSpec, FieldType, JobSpec, KafkaSourceSpec, OnDataLoss, SourceSpec, StartPosition};
 
 use crate::address::{self, option};
 use crate::place::Step;
@@ -18,7 +18,14 @@ type Members = Vec<(String, Node)>;
 
 /// The table and its views; `None` where a field or the source cannot be said.
 pub(crate) fn source(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<String> {
-    let SourceSpec::Kafka(kafka) = &job.source;
+    let kafka = match &job.source {
+        SourceSpec::Kafka(kafka) => kafka,
+        SourceSpec::Files(_) => {
+            let why = "`type = \"files\"`: tables of files in Flink have no `each`, `when_bad` and `when_done`";
+            ledger.refuse(&[Step::Key("source"), Step::Key("type")], "[source]", why);
+            return None;
+        }
+    };
     let readable = readable(kafka, ledger);
     let members = members(job, ledger);
     let typed = typed(job, ledger);
@@ -87,8 +94,8 @@ fn members(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<Members> {
 }
 
 /// The object keys from the record's root.
-fn keys(path: &[String]) -> impl Iterator<Item = &str> {
-    path.iter().map(String::as_str)
+fn keys(path: &FieldPath) -> impl Iterator<Item = &str> {
+    path.keys.iter().map(String::as_str)
 }
 
 fn grow(members: &mut Members, keys: &[&str]) -> Result<(), String> {

@@ -11,8 +11,11 @@ use crate::{Export, export};
 const SECRET: &str = "postgres://anna:hunter2@db.example:5432/shop";
 
 fn checked(toml: &str) -> JobSpec {
-    let environment = [("DATABASE_URL".to_owned(), SECRET.to_owned())].into();
-    let submission = Submission { toml: toml.to_owned(), environment };
+    let mysql = "mysql://anna:hunter2@db.example:3306/ward";
+    let environment =
+        [("DATABASE_URL", SECRET), ("MYSQL_URL", mysql)].map(|(name, url)| (name.to_owned(), url.to_owned()));
+    let environment = environment.into();
+    let submission = Submission { toml: toml.to_owned(), environment, folder: "/jobs".to_owned() };
     match pulso_job::check(&submission, "job.toml") {
         Ok((job, _)) => job,
         Err(diagnostics) => panic!("{}", diagnostics.render(false)),
@@ -130,6 +133,18 @@ fn without_its_source_nothing_is_left() {
     assert_eq!(export.script, None);
     let tombstone = (line(&toml, "[source]", "tombstone"), "[source]".to_owned(), "`tombstone`".to_owned());
     assert!(refused(&toml).contains(&tombstone), "{:?}", export.unsaid);
+}
+
+#[test]
+fn files_as_source_are_refused() {
+    let toml = file("ward-files");
+    let cut = toml.find("[[lookup]]").unwrap()..toml.find("[[sink]]").unwrap();
+    let toml = toml.replace(&toml[cut], "").replace("mapping.paciente_sensor_id", "patient_id");
+    let export = exported(&toml);
+    assert_eq!(export.script, None);
+    assert_eq!(refused(&toml)[0].2, "`type = \"files\"`");
+    let parts: Vec<&str> = export.unsaid.iter().map(|unsaid| unsaid.part.as_str()).collect();
+    assert_eq!(parts, ["[source]", "[[sink]] registro", "[[sink]] files", "[dead_letter]"]);
 }
 
 /// The health job with one change, and where that is refused.

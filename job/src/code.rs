@@ -74,12 +74,17 @@ codes! {
     SINK_KEY = "P0070": "upsert and keep_first need a key; append must have none. delete_when and newest_by belong to upsert."
     SINK_ROUTING = "P0071": "Rows of one sink key must come from one place, else two writers decide at once which row is last. Put all columns of the routing key into the sink's key, or name a column by which the newest wins (newest_by, upsert only), or promise with `one_to_one = true` that one key of the sink is one key of the job."
     SINK_CORRECTION = "P0072": "Where corrections or deletes can come, a record may change its other columns. Were one of them a part of the sink's key (or the event time), the old row would stay behind. So the sink's key and the time field must be columns of the dedup (or tombstone) key; sinks with one_to_one or newest_by are exempt."
-    SINK_TABLE = "P0073": "A table is written by one sink of one job, and not in the schemas that belong to PostgreSQL or Pulso."
+    SINK_TABLE = "P0073": "A table is written by one sink of one job, and not one that belongs to the database or to Pulso."
     ON_CHANGE = "P0074": "`on_change = \"accept\"` lets a replay see other records than the first run. Only upserts stand that."
     BAD_WINDOW = "P0075": "A window is tumbling ({ size }), sliding ({ size, slide } with slide not above size) or a session ({ gap }: it ends where no row of the group follows for that long)."
     AGGREGATE_CORRECTION = "P0076": "Where corrections or deletes can come, a record may change its other columns. An aggregate takes the old record out of the group and window that it was counted in, so group_by and the time field must be columns of the dedup (or tombstone) key. A delete must say of what: deletes need [dedup]."
     BAD_PANEL = "P0080": "A panel's SQL is one SELECT (or WITH ... SELECT) that changes nothing; line, bar, pie and scatter need x and y, histogram x."
+    BAD_FILES = "P0085": "Paths of files are relative to the folder of the job file, or absolute. A source's path is a pattern: * and ? within a name, ** for any folders between. What a job writes, and where it moves files to, must not match its own source's pattern: it would read its own output."
     UNUSED = "P0090": "Nothing refers to this. It does no harm, but may be a forgotten sink."
+    UNREACHABLE = "P0100": "A server that the file names does not answer, or refuses who asks. Told by `check --online` only: the file itself may be right. Check the address, that the server is up and reachable from here, and the credentials."
+    TOPIC = "P0101": "The topic does not exist, or may not be read. A job reads topics that are there; it makes those that its sinks write."
+    COMPACTED = "P0102": "The source's topic is compacted: records may be gone when a replay reads them again, so a replay can see other records than the first run. Read a topic that is not compacted, or accept it with `on_change = \"accept\"` (upserts only, no aggregates)."
+    TABLE = "P0103": "The table in the database is not as the sink needs it: columns, types, the unique index for the key, privileges, another job that owns it. The message holds the statement that mends it."
 }
 
 /// What a code means and what to do about it; the code in any case of letters.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::spec::{
-    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo,
-    SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, PathStart, RowsFrom, SinkColumn,
+    SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec, WriteMode,
 };
 
 impl FieldType {
@@ -74,6 +74,13 @@ impl JobSpec {
         })
     }
 
+    /// Paths that start at a file's root, each once, ascending: what a record of a JSON file carries beside itself.
+    pub fn file_paths(&self) -> Vec<&[String]> {
+        let paths = self.fields.iter().flat_map(|field| &field.paths).filter(|path| path.from == PathStart::File);
+        let unique: std::collections::BTreeSet<&[String]> = paths.map(|path| path.keys.as_slice()).collect();
+        unique.into_iter().collect()
+    }
+
     /// Exchanges and the keyed work behind them.
     pub fn stages(&self) -> u8 {
         1 + u8::from(self.aggregates.iter().any(|aggregate| aggregate.own_stage))
@@ -86,8 +93,10 @@ impl JobSpec {
 
     /// A record may delete the one of its key.
     pub fn deletes(&self) -> bool {
-        let SourceSpec::Kafka(source) = &self.source;
-        source.tombstone_key.is_some()
+        match &self.source {
+            SourceSpec::Kafka(source) => source.tombstone_key.is_some(),
+            SourceSpec::Files(_) => false,
+        }
     }
 
     /// True for a sink that only appends while rows can be corrected or deleted: `pulso_change` tells which is which.

@@ -7,8 +7,11 @@ mod code;
 mod columns;
 mod diagnostic;
 mod document;
+mod online;
+mod plan;
 mod reader;
 mod render;
+mod schema;
 mod secret;
 pub mod spec;
 mod submission;
@@ -18,8 +21,11 @@ pub use check::{InputSpec, check, input, shown};
 pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use online::{Finding, FindingKind, Place, located};
+pub use plan::{Comparison, Fate, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
+pub use schema::schema;
 pub use spec::*;
-pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint};
+pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
 
 #[cfg(test)]
 mod tests;

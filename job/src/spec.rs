@@ -3,6 +3,7 @@
 //! Made only by [`crate::check`]; whoever holds a `JobSpec` need not check names, types or references again.
 //! Secrets are resolved; a `JobSpec` is therefore never logged or serialised.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -41,6 +42,7 @@ pub type TargetIndex = usize;
 #[derive(Debug, Clone)]
 pub enum SourceSpec {
     Kafka(KafkaSourceSpec),
+    Files(FilesSourceSpec),
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +59,34 @@ pub struct KafkaSourceSpec {
     pub security: Vec<(String, SecretString)>,
     /// Longest record value in bytes; a longer one is a dead letter.
     pub max_record: usize,
+}
+
+/// A folder of files. Its path must mean the same to the JobManager and to every TaskManager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesSourceSpec {
+    /// Absolute, with `*`, `?`, `[...]` and `**` as the `glob` crate has them.
+    pub pattern: String,
+    pub format: SourceFormat,
+    /// New files, and lines that are added, are read while the job runs. Else it ends when the files of the submit are read.
+    pub follow: bool,
+    /// Absolute folder for files that are none of the format; `None`: they stay.
+    pub when_bad: Option<PathBuf>,
+    /// Absolute folder for files that no replay can need any more; `None`: they stay.
+    pub when_done: Option<PathBuf>,
+}
+
+/// How patterns of files match: by case, `*` within one name, and files that begin with a point only where it is written.
+pub const PATTERN_OPTIONS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceFormat {
+    /// One document; its records are the elements of the array at `each`, or else it is the one record.
+    Json { each: Option<Vec<String>> },
+    /// A JSON document a line.
+    Jsonl,
+    /// RFC 4180. Without a header line the fields are those of `[fields]`, in this order.
+    Csv { header: bool, delimiter: u8 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +119,17 @@ pub struct TargetSpec {
 pub enum TargetKind {
     Postgres {
         url: SecretString,
+        /// IANA name: columns of type `timestamp` hold the time of day there.
+        zone: String,
+        /// Share of refused rows (0 to 1) at which the job pauses.
+        max_refused: f64,
+    },
+    /// MySQL or MariaDB.
+    MySql {
+        /// Names the database.
+        url: SecretString,
+        /// IANA name: columns of type DATETIME hold the time of day there.
+        zone: String,
         /// Share of refused rows (0 to 1) at which the job pauses.
         max_refused: f64,
     },
@@ -98,14 +139,35 @@ pub enum TargetKind {
         /// Further librdkafka properties from `tls` and `sasl`.
         security: Vec<(String, SecretString)>,
     },
+    Files {
+        /// Absolute; seen by every TaskManager.
+        folder: PathBuf,
+        /// A file is finished, and seen by readers, when it is this old.
+        roll: Duration,
+    },
+}
+
+/// Where a field's value stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldPath {
+    pub from: PathStart,
+    /// Object keys, from the outermost in.
+    pub keys: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathStart {
+    Record,
+    /// `^`: the document that the record is an element of.
+    File,
 }
 
 #[derive(Debug, Clone)]
 pub struct FieldSpec {
     pub name: String,
     pub kind: FieldType,
-    /// Alternatives; the first one present wins. Each is a list of object keys from the record's root.
-    pub paths: Vec<Vec<String>>,
+    /// Alternatives; the first one present wins.
+    pub paths: Vec<FieldPath>,
     pub required: bool,
     /// Inclusive bounds, in the field's own type.
     pub min: Option<Bound>,
@@ -333,7 +395,7 @@ pub enum WriteMode {
     Append,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterSpec {
     pub target: TargetIndex,
     pub to: DeadLettersTo,

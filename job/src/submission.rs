@@ -21,6 +21,9 @@ pub struct Submission {
     pub toml: String,
     /// Secrets: never logged or shown.
     pub environment: BTreeMap<String, String>,
+    /// Absolute path of the folder that the file stands in: where its relative paths start. Empty where nobody knows.
+    #[serde(default)]
+    pub folder: String,
 }
 
 impl fmt::Debug for Submission {
@@ -105,6 +108,46 @@ fn collect(
     }
 }
 
+/// Something fitting in the place of every secret of a file, for who checks or tries a job without its servers. A file that
+/// is not TOML names nothing.
+pub fn stand_ins(toml: &str) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::new();
+    if toml.len() > MAX_FILE_BYTES {
+        return environment;
+    }
+    let (document, _) = DeTable::parse_recoverable(toml);
+    for section in ["source", "target"] {
+        if let Some(value) = document.get_ref().get(section) {
+            stand_in(section, "", value.get_ref(), &mut environment);
+        }
+    }
+    environment
+}
+
+/// `kind`: the `type` of the table around `value`, which is that of `key`.
+fn stand_in(key: &str, kind: &str, value: &DeValue<'_>, environment: &mut BTreeMap<String, String>) {
+    let Some(table) = value.as_table() else { return };
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+    let variable = text("env").filter(|name| is_variable(name)).map(str::to_owned);
+    if let Some(name) = variable.or_else(|| text("file").map(|path| format!("file:{path}"))) {
+        // Targets of one address are refused, so each name is another host.
+        let host = name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let value = match key {
+            "brokers" => format!("{host}.invalid:9092"),
+            "url" if kind == "mysql" => format!("mysql://nobody@{host}.invalid/none"),
+            "url" => format!("postgres://nobody@{host}.invalid/none"),
+            "ca" | "cert" | "key" => "-----BEGIN STAND-IN-----".to_owned(),
+            _ => "stand-in".to_owned(),
+        };
+        environment.insert(name, value);
+        return;
+    }
+    let kind = text("type").unwrap_or_default();
+    for (key, value) in table {
+        stand_in(key.get_ref(), kind, value.get_ref(), environment);
+    }
+}
+
 /// The same for the same job: comments and spacing do not count, the order of keys and every value does.
 ///
 /// For comparing, not for showing: it covers the environment's values too.
@@ -118,7 +161,19 @@ pub fn fingerprint(submission: &Submission) -> u128 {
         feed(&mut hash, b'n', name);
         feed(&mut hash, b'v', value);
     }
+    if DeTable::parse(&submission.toml).is_ok_and(|document| names_paths(document.get_ref())) {
+        feed(&mut hash, b'p', &submission.folder);
+    }
     hash.digest128()
+}
+
+/// Paths of source and targets mean something else in another folder.
+fn names_paths(document: &DeTable<'_>) -> bool {
+    let has_path = |value: &DeValue<'_>| value.as_table().is_some_and(|table| table.contains_key("path"));
+    let table = |key: &str| document.get(key).map(|value| value.get_ref());
+    let targets = table("target").and_then(|value| value.as_table());
+    table("source").is_some_and(has_path)
+        || targets.is_some_and(|targets| targets.iter().any(|(_, target)| has_path(target.get_ref())))
 }
 
 fn hash_table(table: &DeTable<'_>, hash: &mut Xxh3Default) {

@@ -1,12 +1,14 @@
 //! Which splits a job's source has, and where each begins.
 
+pub(crate) mod files;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pulso_connectors::kafka::{KafkaError, KafkaTopic};
 use pulso_core::ids::{JobId, Position, SplitId};
 use pulso_core::record::JobDefinition;
-use pulso_job::{JobSpec, SourceSpec, StartPosition, Submission};
+use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec, StartPosition, Submission};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::shell::{Catalog, Handle};
@@ -16,7 +18,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All splits that exist now with their start positions, as the job's file says.
 pub(crate) async fn splits(spec: &JobSpec) -> Result<BTreeMap<SplitId, Position>, String> {
-    let SourceSpec::Kafka(kafka) = &spec.source;
+    let kafka = match &spec.source {
+        SourceSpec::Kafka(kafka) => kafka,
+        SourceSpec::Files(source) => {
+            files::first_look(source).await?;
+            return Ok((0..pulso_core::files::SPLITS).map(|split| (SplitId(split), Position(0))).collect());
+        }
+    };
     match tokio::time::timeout(TIMEOUT, pulso_connectors::kafka::discover(kafka)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(e)) => Err(e.to_string()),
@@ -47,7 +55,8 @@ impl Discoveries {
 async fn look(definition: JobDefinition, handle: Handle, every: Duration, cancel: CancellationToken) {
     let job = definition.id;
     let topic = match open(&definition) {
-        Ok(topic) => topic,
+        Ok(Input::Topic(topic)) => topic,
+        Ok(Input::Files(source)) => return files::look(job, source, handle, every, cancel).await,
         Err(reason) => {
             tracing::error!(%job, reason, "no new splits will be found");
             return;
@@ -85,10 +94,17 @@ async fn now(topic: &KafkaTopic) -> Result<BTreeMap<SplitId, Position>, KafkaErr
     topic.starts(splits, StartPosition::Earliest).await
 }
 
-fn open(definition: &JobDefinition) -> Result<KafkaTopic, String> {
+enum Input {
+    Topic(KafkaTopic),
+    Files(FilesSourceSpec),
+}
+
+fn open(definition: &JobDefinition) -> Result<Input, String> {
     let spec = spec_of(definition).map_err(|e| format!("the submission in the control log cannot be read: {e}"))?;
-    let SourceSpec::Kafka(kafka) = &spec.source;
-    KafkaTopic::open(kafka).map_err(|e| e.to_string())
+    match spec.source {
+        SourceSpec::Kafka(kafka) => KafkaTopic::open(&kafka).map(Input::Topic).map_err(|e| e.to_string()),
+        SourceSpec::Files(source) => Ok(Input::Files(source)),
+    }
 }
 
 fn spec_of(definition: &JobDefinition) -> Result<JobSpec, String> {

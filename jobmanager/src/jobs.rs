@@ -32,8 +32,8 @@ pub(crate) fn service(handle: Handle) -> JobServiceServer<impl JobService> {
 impl JobService for Jobs {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         use v1::submit_response::Outcome;
-        let v1::SubmitRequest { toml, environment, file_name } = request.into_inner();
-        let prepared = match submit::prepare(Submission { toml, environment }, &file_name).await {
+        let v1::SubmitRequest { toml, environment, file_name, folder } = request.into_inner();
+        let prepared = match submit::prepare(Submission { toml, environment, folder }, &file_name).await {
             Ok(prepared) => prepared,
             Err(Rejection::Mistakes(mistakes)) => {
                 let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());
@@ -102,6 +102,27 @@ impl JobService for Jobs {
         let Answer::Resumed = answer else { return Err(unexpected(answer, &name)) };
         Ok(Response::new(v1::ResumeResponse {}))
     }
+
+    async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
+        let v1::CompareRequest { toml, file_name } = request.into_inner();
+        let new = submit::without_secrets(&toml, &file_name)
+            .map_err(|mistakes| Status::invalid_argument(mistakes.render(false)))?;
+        let Some(definition) = self.handle.find(&new.name).await.map_err(not_leading)? else {
+            return Ok(Response::new(v1::CompareResponse::default()));
+        };
+        let active = self.overview().await?.jobs.iter().any(|job| job.id == definition.id && job.status.is_active());
+        if !active {
+            return Ok(Response::new(v1::CompareResponse::default()));
+        }
+        let old: Submission =
+            serde_json::from_str(&definition.submission).map_err(|e| Status::internal(e.to_string()))?;
+        let old = submit::without_secrets(&old.toml, "job.toml")
+            .map_err(|mistakes| Status::internal(format!("the job of the control log: {mistakes}")))?;
+        let comparison = pulso_job::compare(&old, &new);
+        let json = serde_json::to_string(&comparison).map_err(|e| Status::internal(e.to_string()))?;
+        let job = id_bytes(definition.id.0);
+        Ok(Response::new(v1::CompareResponse { job, json, rendered: comparison.to_string() }))
+    }
 }
 
 impl Jobs {
@@ -134,7 +155,8 @@ fn no_such_job(name: &str) -> Status {
 fn unexpected(answer: Answer, name: &str) -> Status {
     match answer {
         Answer::Refused(Refusal::NameTaken { job }) => Status::already_exists(format!(
-            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name"
+            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name; \
+             `healthctl plan --running` tells what the change means for its state"
         )),
         Answer::Refused(Refusal::NoSuchJob) => no_such_job(name),
         Answer::Refused(Refusal::WrongState { reason }) => Status::failed_precondition(reason),

@@ -7,6 +7,7 @@ mod log;
 mod metrics;
 mod overview;
 mod page;
+mod panels;
 mod rest;
 mod run;
 mod sessions;

@@ -1,4 +1,4 @@
-//! HTTP: the REST API under /api/v1, health, metrics and the status page. Only reads; nothing has a side effect.
+//! HTTP: the REST API under /api/v1, health, metrics and the status page. Only reads: nothing changes a job or a database.
 
 mod guard;
 
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use futures::StreamExt;
+use pulso_core::record::JobDefinition;
 use pulso_job::Submission;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use self::guard::Hosts;
 use crate::overview::{Job, Overview};
+use crate::panels::{self, PanelError, Panels};
 use crate::shell::Handle;
 use crate::{metrics, page};
 
@@ -33,11 +35,12 @@ struct Web {
     handle: Handle,
     overview: watch::Sender<Overview>,
     watchers: Arc<Semaphore>,
+    panels: Panels,
 }
 
 /// `hosts`: names besides `localhost` and addresses by which browsers may call.
 pub(crate) fn router(handle: Handle, overview: watch::Sender<Overview>, hosts: Vec<String>) -> Router {
-    let web = Web { handle, overview, watchers: Arc::new(Semaphore::new(WATCHERS)) };
+    let web = Web { handle, overview, watchers: Arc::new(Semaphore::new(WATCHERS)), panels: Panels::new() };
     let api = Router::new()
         .route("/cluster", get(cluster))
         .route("/task-managers", get(task_managers))
@@ -48,6 +51,8 @@ pub(crate) fn router(handle: Handle, overview: watch::Sender<Overview>, hosts: V
         .route("/jobs/{job}/checkpoints", get(checkpoints))
         .route("/jobs/{job}/attempts", get(attempts))
         .route("/jobs/{job}/job.toml", get(job_file))
+        .route("/jobs/{job}/panels", get(job_panels))
+        .route("/jobs/{job}/panels/{index}", get(job_panel))
         .route("/events", get(events))
         .fallback(async || Problem::NoSuchPage);
     Router::new()
@@ -68,8 +73,20 @@ enum Problem {
     NotLeading,
     NoSuchJob(String),
     NoSuchPage,
+    NoSuchPanel,
     TooManyWatchers,
+    PanelFailed(String),
     Internal(String),
+}
+
+impl From<PanelError> for Problem {
+    fn from(error: PanelError) -> Self {
+        match error {
+            PanelError::NoSuchPanel => Self::NoSuchPanel,
+            PanelError::Failed(reason) => Self::PanelFailed(reason),
+            PanelError::Internal(reason) => Self::Internal(reason),
+        }
+    }
 }
 
 impl IntoResponse for Problem {
@@ -81,6 +98,8 @@ impl IntoResponse for Problem {
             }
             Self::NoSuchJob(name) => (StatusCode::NOT_FOUND, "no_such_job", format!("there is no job `{name}`")),
             Self::NoSuchPage => (StatusCode::NOT_FOUND, "no_such_page", "there is nothing here".to_owned()),
+            Self::NoSuchPanel => (StatusCode::NOT_FOUND, "no_such_panel", "the job has no such panel".to_owned()),
+            Self::PanelFailed(reason) => (StatusCode::BAD_GATEWAY, "panel_failed", reason),
             Self::TooManyWatchers => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too_many_watchers", format!("{WATCHERS} are watching already"))
             }
@@ -95,6 +114,11 @@ impl Web {
     async fn leading(&self) -> Result<Overview, Problem> {
         let overview = self.handle.overview().await.map_err(|_| Problem::NotLeading)?;
         if overview.leading { Ok(overview) } else { Err(Problem::NotLeading) }
+    }
+
+    async fn definition(&self, name: String) -> Result<JobDefinition, Problem> {
+        let found = self.handle.find(&name).await.map_err(|_| Problem::NotLeading)?;
+        found.ok_or(Problem::NoSuchJob(name))
     }
 
     async fn part<T: Serialize>(&self, name: &str, part: impl FnOnce(&Job) -> &T) -> Result<Response, Problem> {
@@ -154,10 +178,21 @@ async fn attempts(State(web): State<Web>, Path(name): Path<String>) -> Result<Re
     web.part(&name, |job| &job.attempts).await
 }
 
+async fn job_panels(State(web): State<Web>, Path(name): Path<String>) -> Result<Response, Problem> {
+    let job = web.panels.job(&web.definition(name).await?).await?;
+    Ok(Json(panels::definitions(&job)).into_response())
+}
+
+/// Asks the database, where the last answer is older than the panel's `every`.
+async fn job_panel(State(web): State<Web>, Path((name, index)): Path<(String, String)>) -> Result<Response, Problem> {
+    let index = index.parse().map_err(|_| Problem::NoSuchPanel)?;
+    let definition = web.definition(name).await?;
+    Ok(Json(web.panels.figures(&definition, index).await?).into_response())
+}
+
 /// As submitted, without the environment, and without secrets that stand in it.
 async fn job_file(State(web): State<Web>, Path(name): Path<String>) -> Result<Response, Problem> {
-    let found = web.handle.find(&name).await.map_err(|_| Problem::NotLeading)?;
-    let definition = found.ok_or(Problem::NoSuchJob(name))?;
+    let definition = web.definition(name).await?;
     let submission: Submission =
         serde_json::from_str(&definition.submission).map_err(|e| Problem::Internal(e.to_string()))?;
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];

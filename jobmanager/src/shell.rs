@@ -21,7 +21,7 @@ pub(crate) use self::catalog::Catalog;
 pub(crate) use self::handle::{Handle, Input, NotLeading, Registration};
 use self::session::Session;
 pub(crate) use self::session::{SessionEnd, ToTaskManager};
-use crate::discovery::Discoveries;
+use crate::discovery::{self, Discoveries};
 use crate::log::Log;
 use crate::overview::Overview;
 use crate::storage::Objects;
@@ -172,6 +172,16 @@ impl Shell {
             Input::SplitsFound { job, splits } => {
                 self.handle([Work::coordinator(Event::SplitsFound { job, splits })]);
             }
+            Input::FilesFound { job, found, gone, complete } => {
+                self.handle([Work::coordinator(Event::FilesFound { job, found, gone, complete })]);
+            }
+            Input::FilesRetired { job, files, all } => {
+                self.handle([Work::coordinator(Event::FilesRetired { job, files, all })]);
+            }
+            Input::Files { job, reply } => {
+                let files = self.leading.as_ref().and_then(|leading| leading.coordinator.files(job)).cloned();
+                reply.send(files).ok();
+            }
             Input::Call { call, reply } => self.call(call, reply),
             Input::Overview { reply } => {
                 reply.send(self.overview()).ok();
@@ -314,6 +324,11 @@ impl Shell {
             Command::Reply { request, answer } => {
                 if let Some(reply) = leading.requests.remove(&request) {
                     reply.send(Ok(answer)).ok();
+                }
+            }
+            Command::RetireFiles { job, files } => {
+                if let Some(definition) = leading.catalog.definition(job) {
+                    tokio::spawn(discovery::files::tidy(definition.clone(), files, self.handle.clone()));
                 }
             }
             Command::DeleteObjects(names) => self.delete_objects(names),

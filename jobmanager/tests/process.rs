@@ -69,7 +69,8 @@ async fn a_wrong_file_is_answered_with_its_mistakes() {
 
     // A good file, but a source that is not there: port 1 refuses.
     let environment = support::environment("127.0.0.1:1");
-    let request = v1::SubmitRequest { toml: TOML.to_owned(), environment, file_name: String::new() };
+    let request =
+        v1::SubmitRequest { toml: TOML.to_owned(), environment, file_name: String::new(), folder: String::new() };
     let refused = client.submit(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("127.0.0.1:1"), "{refused}");
@@ -139,4 +140,30 @@ async fn a_paused_leader_steps_down() {
     first.signal("CONT");
     wait_for("stepping down", || first.get("/readyz").0 == 503).await;
     assert_eq!(second.get("/readyz").0, 200);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_compared_with_the_job_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    seed(folder.path());
+    let jobmanager = JobManager::start(folder.path(), "one");
+    wait_for("the job", || jobmanager.get("/api/v1/jobs/vitals").0 == 200).await;
+    let mut client = jobmanager.client().await;
+    let request = |toml: String| v1::CompareRequest { toml, file_name: "job.toml".to_owned() };
+
+    let same = client.compare(request(TOML.to_owned())).await.unwrap().into_inner();
+    assert_eq!(
+        (same.job.as_slice(), same.rendered.as_str()),
+        (JOB.as_bytes().as_slice(), "positions: kept\ndedup: kept")
+    );
+    let routed = TOML.replace("keep_for", "route_by = [\"patient_id\"]\nkeep_for");
+    let changed = client.compare(request(routed)).await.unwrap().into_inner();
+    assert!(changed.rendered.contains("dedup: dropped; the routing key is another one"), "{}", changed.rendered);
+    let json: serde_json::Value = serde_json::from_str(&changed.json).unwrap();
+    assert_eq!(json["states"][1]["fate"], "dropped");
+
+    let other = client.compare(request(TOML.replace("\"vitals\"", "\"other\""))).await.unwrap().into_inner();
+    assert_eq!(other, v1::CompareResponse::default());
+    let wrong = client.compare(request("version = 1".to_owned())).await.unwrap_err();
+    assert_eq!(wrong.code(), tonic::Code::InvalidArgument);
 }

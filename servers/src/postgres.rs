@@ -1,17 +1,17 @@
 //! One PostgreSQL server with one database.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, User};
+use nix::unistd::User;
 
 use crate::log::Log;
 use crate::process::{self, Process};
-use crate::{folder, ports};
+use crate::{folder, ports, program};
 
 /// A start after a crash replays the write-ahead log, up to `max_wal_size`.
 const START: Duration = Duration::from_secs(120);
@@ -62,7 +62,7 @@ pub struct Postgres {
 impl Postgres {
     /// Returns when the server takes connections and the database exists.
     pub async fn start(options: PostgresOptions) -> Result<Postgres> {
-        let (bin, user) = (binaries()?, unprivileged()?);
+        let (bin, user) = (binaries()?, program::unprivileged("PostgreSQL", &["postgres", "nobody"])?);
         let dir = folder::create(&options.dir, user.as_ref())?;
         let port = ports::free_port()?;
         let url = format!("postgresql://postgres@127.0.0.1:{port}/{}", options.database);
@@ -137,7 +137,7 @@ impl Postgres {
         }
         let mut initdb = self.command("initdb");
         initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]).arg(&fresh);
-        output("initdb", initdb).await?;
+        program::output("initdb", initdb).await?;
         let conf = fresh.join("postgresql.conf");
         let settings = std::fs::read_to_string(&conf)? + SETTINGS;
         std::fs::write(&conf, settings)?;
@@ -164,9 +164,7 @@ impl Postgres {
     }
 
     async fn create_database(&self, name: &str) -> Result<()> {
-        if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') || name.is_empty() {
-            bail!("{name:?} is no name for a database here: lower-case letters, digits and _ only");
-        }
+        program::check_database_name(name)?;
         let there = self.psql(&format!("select 1 from pg_database where datname = '{name}'")).await?;
         if there.trim().is_empty() {
             self.psql(&format!("create database \"{name}\"")).await?;
@@ -178,7 +176,7 @@ impl Postgres {
         let mut psql = self.command("psql");
         psql.args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
         psql.args(["-d", "postgres", "-c", statement]);
-        output("psql", psql).await
+        program::output("psql", psql).await
     }
 
     /// One of the server's programs, run by its user in its folder, without our own `PG*` variables.
@@ -195,34 +193,10 @@ impl Postgres {
     }
 }
 
-async fn output(name: &str, command: Command) -> Result<String> {
-    let mut command = tokio::process::Command::from(command);
-    let done = command.kill_on_drop(true).output().await.with_context(|| format!("starting {name}"))?;
-    if !done.status.success() {
-        bail!("{name} failed ({}): {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-}
-
-/// PostgreSQL refuses to run as root.
-fn unprivileged() -> Result<Option<User>> {
-    if !Uid::effective().is_root() {
-        return Ok(None);
-    }
-    for name in ["postgres", "nobody"] {
-        if let Some(user) = User::from_name(name)? {
-            return Ok(Some(user));
-        }
-    }
-    bail!("PostgreSQL does not run as root, and there is neither a user postgres nor nobody");
-}
-
 /// The folder of the server's programs: next to `initdb` in PATH, else the newest of Debian's.
 fn binaries() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).find_map(|folder| folder.join("initdb").canonicalize().ok());
-    if let Some(folder) = in_path.as_deref().and_then(Path::parent) {
-        return Ok(folder.to_owned());
+    if let Some(folder) = program::find("initdb", &[]).as_deref().and_then(program::folder) {
+        return Ok(folder);
     }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions

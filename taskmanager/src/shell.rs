@@ -274,16 +274,9 @@ impl Shell {
             Command::Report(report) => self.session.report(report),
             Command::StartSource { deployment } => self.start_source(*deployment),
             Command::StopSource { job } => self.with(job, |runtime| runtime.source = None),
-            Command::CloseEpoch { job, opening, .. } => self.with(job, |runtime| {
-                if let Some(source) = &runtime.source {
-                    source.open(opening);
-                }
-            }),
-            Command::Committed { job, committed, .. } => self.with(job, |runtime| {
-                if let Some(source) = &runtime.source {
-                    source.committed(committed);
-                }
-            }),
+            Command::CloseEpoch { job, opening, .. } => self.source(job, |source| source.open(opening)),
+            Command::Committed { job, committed, .. } => self.source(job, |source| source.committed(committed)),
+            Command::AddFiles { job, files, .. } => self.source(job, |source| source.add_files(files)),
             Command::OpenLinks { job, deployment, .. } => {
                 let links = self.exchange.open(self.me, &deployment, self.events.clone());
                 self.with(job, |runtime| runtime.links = Some(links));
@@ -327,8 +320,8 @@ impl Shell {
             Command::Register { job, attempt, target, key_groups } => {
                 self.order(job, target, Order::Register { attempt, key_groups });
             }
-            Command::ReadLedger { job, attempt, target, key_groups } => {
-                self.order(job, target, Order::ReadLedger { attempt, key_groups });
+            Command::ReadLedger { job, attempt, target, key_groups, last } => {
+                self.order(job, target, Order::ReadLedger { attempt, key_groups, last });
             }
             Command::Transact { job, attempt, target, steps, outputs } => {
                 self.order(job, target, Order::Transact { attempt, steps, outputs });
@@ -346,6 +339,14 @@ impl Shell {
         if let Some(runtime) = self.jobs.get_mut(&job) {
             change(runtime);
         }
+    }
+
+    fn source(&mut self, job: JobId, tell: impl FnOnce(&SourceTask)) {
+        self.with(job, |runtime| {
+            if let Some(source) = &runtime.source {
+                tell(source);
+            }
+        });
     }
 
     fn state(&mut self, job: JobId, work: Work) {

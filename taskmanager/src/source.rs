@@ -1,12 +1,15 @@
 //! The source task of one attempt: a thread that reads this TaskManager's splits, decodes, and puts rows and barriers
 //! on the links. What belongs to which epoch is decided by [`pulso_core::source::Source`].
 
+mod reader;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use pulso_connectors::kafka::{Flow, KafkaReader, Record};
+use pulso_connectors::kafka::Flow;
+use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, Stage, TaskManagerId, WallTime};
 use pulso_core::message::{Barrier, Deployment, Opening};
 use pulso_core::source::{Boundary, Mismatch, Offer, Source, SourceLimits};
@@ -14,6 +17,7 @@ use pulso_dataflow::decode::{Decoder, RawRecord};
 use pulso_job::spec::{JobSpec, SourceSpec};
 use thiserror::Error;
 
+use self::reader::{Input, Reader, ReaderError};
 use crate::exchange::{LinkClosed, Links};
 use crate::figures::{Figures, SplitFigures};
 use crate::memory::Budget;
@@ -43,8 +47,10 @@ const GROUP_COMMIT: Duration = Duration::from_secs(3);
 enum SourceError {
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    #[error("{mismatch}; files: {files}")]
+    Files { mismatch: Mismatch, files: String },
     #[error(transparent)]
-    Kafka(#[from] pulso_connectors::kafka::KafkaError),
+    Reader(#[from] ReaderError),
     #[error("decoding: {0}")]
     Decode(#[from] pulso_dataflow::DataflowError),
     /// The shell is gone or the link is broken: another attempt is on its way.
@@ -67,8 +73,8 @@ impl SourceError {
     fn is_fatal(&self) -> bool {
         match self {
             // No record's fault and the same the next time.
-            Self::Mismatch(_) | Self::Decode(_) | Self::Rows(_) => true,
-            Self::Kafka(e) => e.is_fatal(),
+            Self::Mismatch(_) | Self::Files { .. } | Self::Decode(_) | Self::Rows(_) => true,
+            Self::Reader(e) => e.is_fatal(),
             Self::Stopped => false,
         }
     }
@@ -77,6 +83,7 @@ impl SourceError {
 enum Control {
     Open(Opening),
     Committed(Epoch),
+    Files(Vec<PlacedFile>),
     Stop,
 }
 
@@ -120,6 +127,10 @@ impl SourceTask {
     pub(crate) fn committed(&self, epoch: Epoch) {
         self.control.send(Control::Committed(epoch)).ok();
     }
+
+    pub(crate) fn add_files(&self, files: Vec<PlacedFile>) {
+        self.control.send(Control::Files(files)).ok();
+    }
 }
 
 impl Drop for SourceTask {
@@ -128,17 +139,48 @@ impl Drop for SourceTask {
     }
 }
 
-/// A record that came before its epoch.
-struct Held {
-    position: Position,
-    timestamp_ms: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+/// What came before its epoch.
+enum Held {
+    Record {
+        position: Position,
+        timestamp_ms: i64,
+        key: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+    },
+    /// Nothing lies before this position any more.
+    End(Position),
 }
 
 impl Held {
+    fn of(item: &Input<'_>) -> Self {
+        match *item {
+            Input::Record(RawRecord { position, timestamp_ms, key, value, .. }) => {
+                Self::Record { position, timestamp_ms, key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec) }
+            }
+            Input::End { position, .. } => Self::End(position),
+        }
+    }
+
+    fn input(&self, split: SplitId) -> Input<'_> {
+        match self {
+            Self::Record { position, timestamp_ms, key, value } => Input::Record(RawRecord {
+                split,
+                position: *position,
+                timestamp_ms: *timestamp_ms,
+                key: key.as_deref(),
+                value: value.as_deref(),
+            }),
+            Self::End(position) => Input::End { split, position: *position },
+        }
+    }
+
     fn bytes(&self) -> usize {
-        64 + self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len)
+        match self {
+            Self::Record { key, value, .. } => {
+                64 + key.as_ref().map_or(0, Vec::len) + value.as_ref().map_or(0, Vec::len)
+            }
+            Self::End(_) => 64,
+        }
     }
 }
 
@@ -153,7 +195,7 @@ struct Task {
     job: JobId,
     attempt: Attempt,
     machine: Source,
-    reader: KafkaReader,
+    reader: Reader,
     decoder: Decoder,
     links: Links,
     events: Events,
@@ -191,9 +233,11 @@ impl Task {
         figures: Figures,
     ) -> Result<Self, SourceError> {
         let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: (buffer / 4).min(EPOCH_BYTES) };
-        let machine = Source::new(me, deployment, limits);
-        let SourceSpec::Kafka(kafka) = &spec.source;
-        let reader = KafkaReader::open(kafka, &spec.name, machine.starts(), buffer / 2)?;
+        let mut machine = Source::new(me, deployment, limits);
+        if let SourceSpec::Files(_) = &spec.source {
+            machine = machine.with_gaps();
+        }
+        let reader = Reader::open(spec, deployment, machine.starts(), buffer / 2)?;
         let machine_starts = machine.starts();
         let backlog = machine_starts.keys().map(|split| (*split, Backlog::default())).collect();
         Ok(Self {
@@ -221,6 +265,18 @@ impl Task {
     }
 
     fn run(&mut self, commands: &Receiver<Control>) -> Result<(), SourceError> {
+        let ended = self.work(commands);
+        // A position says little to people; which files it may be does.
+        match ended {
+            Err(SourceError::Mismatch(mismatch)) => match self.reader.suspects(&mismatch) {
+                Some(files) => Err(SourceError::Files { mismatch, files }),
+                None => Err(mismatch.into()),
+            },
+            ended => ended,
+        }
+    }
+
+    fn work(&mut self, commands: &Receiver<Control>) -> Result<(), SourceError> {
         loop {
             while let Ok(command) = commands.try_recv() {
                 self.obey(command)?;
@@ -276,6 +332,7 @@ impl Task {
                 self.machine.committed(epoch);
                 self.committed = epoch;
             }
+            Control::Files(files) => self.reader.add(files),
             Control::Stop => return Err(SourceError::Stopped),
         }
         Ok(())
@@ -286,27 +343,26 @@ impl Task {
         let (machine, decoder, backlog) = (&mut self.machine, &mut self.decoder, &mut self.backlog);
         let (next, records) = (&mut self.next, &mut self.records);
         let mut mismatch = None;
-        let mut take = |record: Record<'_>| {
-            *records += 1;
-            next.insert(record.split, Position(record.position.0 + 1));
+        let mut take = |item: Input<'_>| {
+            let (split, after) = match item {
+                Input::Record(record) => {
+                    *records += 1;
+                    (record.split, Position(record.position.0 + 1))
+                }
+                Input::End { split, position } => (split, position),
+            };
+            next.insert(split, after);
             if decoder.bytes() >= PART_BYTES || mismatch.is_some() {
-                hold(backlog, &record);
+                hold(backlog, split, &item);
                 return Flow::Stop;
             }
-            if backlog.get(&record.split).is_some_and(|b| !b.records.is_empty()) {
-                hold(backlog, &record);
+            if backlog.get(&split).is_some_and(|b| !b.records.is_empty()) {
+                hold(backlog, split, &item);
                 return Flow::Continue;
             }
-            match machine.offer(record.split, record.position, record.timestamp_ms, record.key, record.value) {
-                Ok(Offer::Take) => decoder.push(RawRecord {
-                    split: record.split,
-                    position: record.position,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                }),
-                Ok(Offer::Hold) => hold(backlog, &record),
-                Ok(Offer::Skip) => {}
+            match offer(machine, decoder, &item) {
+                Ok(Offer::Hold) => hold(backlog, split, &item),
+                Ok(Offer::Take | Offer::Skip) => {}
                 Err(e) => mismatch = Some(e),
             }
             Flow::Continue
@@ -344,17 +400,8 @@ impl Task {
                 if self.decoder.bytes() >= PART_BYTES {
                     return Ok(());
                 }
-                let (key, value) = (held.key.as_deref(), held.value.as_deref());
-                match self.machine.offer(*split, held.position, held.timestamp_ms, key, value)? {
-                    Offer::Hold => break,
-                    Offer::Skip => {}
-                    Offer::Take => self.decoder.push(RawRecord {
-                        split: *split,
-                        position: held.position,
-                        timestamp_ms: held.timestamp_ms,
-                        key,
-                        value,
-                    }),
+                if offer(&mut self.machine, &mut self.decoder, &held.input(*split))? == Offer::Hold {
+                    break;
                 }
                 backlog.bytes -= held.bytes();
                 backlog.records.pop_front();
@@ -428,14 +475,24 @@ impl Task {
     }
 }
 
-fn hold(backlog: &mut BTreeMap<SplitId, Backlog>, record: &Record<'_>) {
-    let held = Held {
-        position: record.position,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.map(<[u8]>::to_vec),
-        value: record.value.map(<[u8]>::to_vec),
-    };
-    let backlog = backlog.entry(record.split).or_default();
+/// Lets the machine decide, and decodes what it takes.
+fn offer(machine: &mut Source, decoder: &mut Decoder, item: &Input<'_>) -> Result<Offer, Mismatch> {
+    match *item {
+        Input::Record(record) => {
+            let RawRecord { split, position, timestamp_ms, key, value } = record;
+            let offer = machine.offer(split, position, timestamp_ms, key, value)?;
+            if offer == Offer::Take {
+                decoder.push(record);
+            }
+            Ok(offer)
+        }
+        Input::End { split, position } => machine.advance(split, position),
+    }
+}
+
+fn hold(backlog: &mut BTreeMap<SplitId, Backlog>, split: SplitId, item: &Input<'_>) {
+    let held = Held::of(item);
+    let backlog = backlog.entry(split).or_default();
     backlog.bytes += held.bytes();
     backlog.records.push_back(held);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pulso_connectors::postgres::{PostgresWriter, TargetError};
-use pulso_core::ids::{Attempt, ConnectionId, Epoch, JobId, KeyGroupId, TargetId};
+use pulso_connectors::target::{Rows, TargetError, TargetWriter};
+use pulso_core::ids::{Attempt, Epoch, JobId, KeyGroupId, TargetId};
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::TargetRows;
@@ -16,10 +16,26 @@ use crate::figures::Figures;
 use crate::shell::{Event, Events};
 
 pub(crate) enum Order {
-    TakeOver { attempt: Attempt, key_groups: BTreeSet<KeyGroupId>, create: bool },
-    Register { attempt: Attempt, key_groups: BTreeSet<KeyGroupId> },
-    ReadLedger { attempt: Attempt, key_groups: BTreeSet<KeyGroupId> },
-    Transact { attempt: Attempt, steps: Vec<Step>, outputs: Vec<(Epoch, TargetRows)> },
+    TakeOver {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+        create: bool,
+    },
+    Register {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+    },
+    /// `last`: nothing will be committed any more.
+    ReadLedger {
+        attempt: Attempt,
+        key_groups: BTreeSet<KeyGroupId>,
+        last: bool,
+    },
+    Transact {
+        attempt: Attempt,
+        steps: Vec<Step>,
+        outputs: Vec<(Epoch, TargetRows)>,
+    },
 }
 
 impl Order {
@@ -123,7 +139,7 @@ impl Trouble {
 
 impl Task {
     async fn run(mut self, mut orders: UnboundedReceiver<Order>, cancelled: CancellationToken) {
-        let mut writer = match PostgresWriter::new(self.job, self.target, Arc::clone(&self.spec)) {
+        let mut writer = match TargetWriter::new(self.job, self.target, Arc::clone(&self.spec)) {
             Ok(writer) => writer,
             Err(e) => {
                 // Wait for the first order, whose attempt the failure belongs to.
@@ -158,22 +174,22 @@ impl Task {
         }
     }
 
-    async fn execute(&mut self, writer: &mut PostgresWriter, order: Order) -> Event {
+    async fn execute(&mut self, writer: &mut TargetWriter, order: Order) -> Event {
         let transact = matches!(order, Order::Transact { .. });
         let (job, target, attempt) = (self.job, self.target, order.attempt());
         let done = match order {
             Order::TakeOver { key_groups, create, .. } => {
                 writer.take_over(attempt, &key_groups, create).await.map(|rows| {
-                    let connection = connection(writer);
+                    let connection = writer.connection();
                     Event::TakenOver { job, attempt, target, connection, rows }
                 })
             }
             Order::Register { key_groups, .. } => writer.register(attempt, &key_groups).await.map(|rows| {
-                let connection = connection(writer);
+                let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
-            Order::ReadLedger { key_groups, .. } => writer.read_ledger(&key_groups).await.map(|rows| {
-                let connection = connection(writer);
+            Order::ReadLedger { key_groups, last, .. } => read_ledger(writer, &key_groups, last).await.map(|rows| {
+                let connection = writer.connection();
                 Event::LedgerRead { job, attempt, target, connection, rows }
             }),
             Order::Transact { steps, outputs, .. } => writer.transact(&steps, &outputs).await.map(|outcome| {
@@ -207,12 +223,22 @@ impl Task {
     }
 }
 
-fn connection(writer: &PostgresWriter) -> ConnectionId {
-    writer.connection()
+/// The last reading finds everything visible: nothing comes after it that could make it so.
+async fn read_ledger(
+    writer: &mut TargetWriter,
+    key_groups: &BTreeSet<KeyGroupId>,
+    last: bool,
+) -> Result<Rows, TargetError> {
+    if last {
+        writer.finish().await?;
+    }
+    writer.read_ledger(key_groups).await
 }
 
 #[cfg(test)]
 mod tests {
+    use pulso_core::ids::ConnectionId;
+
     use super::*;
 
     #[test]

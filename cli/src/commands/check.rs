@@ -1,5 +1,7 @@
 //! `healthctl check`
 
+mod online;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,11 +13,17 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Check a job file without any server; every mistake is shown at once
+/// Check a job file; every mistake is shown at once
+///
+/// No server is asked, unless `--online` is said: then also whether the topics and tables are there and as the job needs
+/// them, with the job's own credentials. Nothing is changed.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[arg(value_name = "JOB.TOML")]
     file: PathBuf,
+    /// Ask the brokers and databases too
+    #[arg(long)]
+    online: bool,
 }
 
 #[derive(Serialize)]
@@ -23,9 +31,12 @@ struct Good<'a> {
     file: &'a str,
     job: &'a str,
     diagnostics: &'a [Diagnostic],
+    /// What the servers say, where they were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<&'a [String]>,
 }
 
-pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let file = match job_file::read(&arguments.file) {
         Ok(file) => file,
         Err(error) => return Err(refused(global.output, error)),
@@ -34,13 +45,24 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure>
         Ok(checked) => checked,
         Err(diagnostics) => return Err(refused(global.output, diagnostics.into())),
     };
+    let facts = match arguments.online {
+        true => {
+            let answers = online::ask(&job).await;
+            pulso_job::located(&file.submission, &file.name, &answers.findings)
+                .map_err(|mistakes| refused(global.output, mistakes.into()))?;
+            Some(answers.facts)
+        }
+        false => None,
+    };
     if global.output == Format::Json {
-        return output::json(&Good { file: &file.name, job: &job.name, diagnostics: &warnings });
+        let (online, diagnostics) = (facts.as_deref(), warnings.as_slice());
+        return output::json(&Good { file: &file.name, job: &job.name, diagnostics, online });
     }
     for Diagnostic { code, message, line, column, .. } in &warnings {
         writeln!(std::io::stderr().lock(), "{}:{line}:{column}: warning {code}: {message}", file.name)?;
     }
-    output::line(&format!("{}: job {} is good", file.name, job.name))
+    output::line(&format!("{}: job {} is good", file.name, job.name))?;
+    facts.unwrap_or_default().iter().try_for_each(|fact| output::line(&format!("  {fact}")))
 }
 
 /// Shows diagnostics, if that is what the error is, in the way asked for.

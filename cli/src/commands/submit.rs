@@ -54,6 +54,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
     let request = v1::SubmitRequest {
         toml: file.submission.toml,
         environment: file.submission.environment,
+        folder: file.submission.folder,
         file_name: file.name,
     };
     let submitted = match client.submit(request, arguments.timeout).await? {

@@ -135,7 +135,7 @@ impl Layout {
 
 impl Column {
     fn new(member: &str, input: Option<&InputSpec>) -> Column {
-        let reads = |field: &&FieldSpec| field.paths.iter().any(|path| *path == [member]);
+        let reads = |field: &&FieldSpec| field.paths.iter().any(|path| path.keys == [member]);
         let field = input.and_then(|input| input.fields.iter().find(reads));
         let (kind, type_name) = field.map_or((Kind::Text, "text"), |field| kind(&field.kind));
         let name = field.map_or(member, |field| &field.name).to_owned();

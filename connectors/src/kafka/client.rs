@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError as ClientError;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::error::KafkaError;
 
@@ -96,9 +96,8 @@ impl ConsumerContext for Context {
 /// A consumer that assigns by hand; `buffer` bounds the records that it fetches ahead, in bytes.
 pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Result<Consumer, KafkaError> {
     let kib = (buffer / 1024).clamp(*BUFFER_KIB.start(), *BUFFER_KIB.end());
-    let mut config = ClientConfig::new();
+    let mut config = base(&spec.brokers, &spec.security);
     let settings = [
-        ("bootstrap.servers", spec.brokers.as_str()),
         // librdkafka wants a group even for partitions assigned by hand; it is never joined.
         ("group.id", group),
         ("client.id", group),
@@ -106,7 +105,6 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "false"),
-        ("allow.auto.create.topics", "false"),
         // A position that is gone is an error, never a silent jump.
         ("auto.offset.reset", "error"),
         ("check.crcs", "true"),
@@ -116,10 +114,6 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
         ("fetch.wait.max.ms", "50"),
         ("fetch.queue.backoff.ms", "5"),
         ("fetch.error.backoff.ms", "50"),
-        ("socket.nagle.disable", "true"),
-        ("socket.keepalive.enable", "true"),
-        ("reconnect.backoff.ms", "50"),
-        ("reconnect.backoff.max.ms", "1000"),
         // They pile up where nobody polls, and only who reads records does.
         ("statistics.interval.ms", if buffer > 0 { "1000" } else { "0" }),
     ];
@@ -127,16 +121,33 @@ pub(super) fn consumer(spec: &KafkaSourceSpec, group: &str, buffer: u64) -> Resu
         config.set(name, value);
     }
     config.set("queued.max.messages.kbytes", kib.to_string());
-    for (name, value) in &spec.security {
-        config.set(name, value.expose_secret());
-    }
-    config.set_log_level(RDKafkaLogLevel::Warning);
     let context = Context { topic: spec.topic.clone(), heard: Mutex::default() };
     config.create_with_context(context).map_err(|e| KafkaError::Invalid { reason: without_value(e) })
 }
 
+/// What every client has.
+pub(super) fn base(brokers: &str, security: &[(String, SecretString)]) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    let settings = [
+        ("bootstrap.servers", brokers),
+        ("allow.auto.create.topics", "false"),
+        ("socket.nagle.disable", "true"),
+        ("socket.keepalive.enable", "true"),
+        ("reconnect.backoff.ms", "50"),
+        ("reconnect.backoff.max.ms", "1000"),
+    ];
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+    for (name, value) in security {
+        config.set(name, value.expose_secret());
+    }
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
 /// The client's text repeats the value that it refuses, which may be a secret.
-fn without_value(error: rdkafka::error::KafkaError) -> String {
+pub(super) fn without_value(error: rdkafka::error::KafkaError) -> String {
     if let rdkafka::error::KafkaError::ClientConfig(_, _, key, _) = error {
         return format!("it refuses the value of `{key}`");
     }

@@ -257,6 +257,38 @@ impl Connection {
         }
     }
 
+    /// Names and types of a statement's columns.
+    pub(crate) async fn describe(&self, sql: &str) -> Result<Vec<(String, String)>, Failure> {
+        let statement = answered(self.client.prepare(sql)).await?;
+        Ok(statement.columns().iter().map(|c| (c.name().to_owned(), c.type_().name().to_owned())).collect())
+    }
+
+    /// One statement: the extended protocol takes no second one.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        answered(self.client.execute(sql, &[])).await.map(drop)
+    }
+
+    /// Values as text until so many bytes are together, and whether rows were left.
+    pub(crate) async fn first_rows(
+        &self,
+        sql: &str,
+        bytes: usize,
+    ) -> Result<(Vec<Vec<Option<String>>>, bool), Failure> {
+        let (mut rows, mut held) = (Vec::new(), 0);
+        let stream = answered(self.client.simple_query_raw(sql)).await?;
+        let mut stream = pin!(stream);
+        while let Some(message) = answered(stream.try_next()).await? {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            if held > bytes {
+                return Ok((rows, true));
+            }
+            let values: Vec<Option<String>> = (0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect();
+            held += values.iter().flatten().map(String::len).sum::<usize>();
+            rows.push(values);
+        }
+        Ok((rows, false))
+    }
+
     pub(crate) async fn start_copy(&self, statement: &Statement) -> Result<CopyInSink<Bytes>, Failure> {
         answered(self.client.copy_in(statement)).await
     }

@@ -12,7 +12,7 @@ use super::ledger::Ledger;
 use super::quote;
 
 /// The tables of schema `pulso`: name and statement. Small rows and half-empty pages keep the ledger's updates in place.
-const TABLES: [(&str, &str); 3] = [
+pub(crate) const TABLES: [(&str, &str); 3] = [
     (
         "pulso.ledger",
         "CREATE TABLE pulso.ledger (

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Float64Type, Int32T
 use bytes::{BufMut, BytesMut};
 
 use super::numeric;
+use crate::database::Zone;
 
 /// Microseconds and days from 1970, where Arrow counts from, to 2000, where PostgreSQL does.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -28,8 +29,10 @@ pub(crate) enum Wire {
     /// Text and whatever is read as text, enums among them.
     Text,
     Jsonb,
-    /// With and without time zone: microseconds in UTC.
+    /// With time zone: microseconds in UTC.
     Timestamp,
+    /// Without time zone: microseconds on the clock of the target's zone.
+    LocalTimestamp,
     Date,
     Uuid,
 }
@@ -46,7 +49,8 @@ pub(crate) fn wire(data_type: &DataType, base: &str, is_enum: bool) -> Option<Wi
         (DataType::Utf8 | DataType::Utf8View, "text" | "varchar" | "bpchar" | "citext" | "json") => Wire::Text,
         (DataType::Utf8 | DataType::Utf8View, _) if is_enum => Wire::Text,
         (DataType::Utf8 | DataType::Utf8View, "jsonb") => Wire::Jsonb,
-        (DataType::Timestamp(TimeUnit::Microsecond, _), "timestamptz" | "timestamp") => Wire::Timestamp,
+        (DataType::Timestamp(TimeUnit::Microsecond, _), "timestamptz") => Wire::Timestamp,
+        (DataType::Timestamp(TimeUnit::Microsecond, _), "timestamp") => Wire::LocalTimestamp,
         (DataType::Date32, "date") => Wire::Date,
         (DataType::FixedSizeBinary(16), "uuid") => Wire::Uuid,
         _ => return None,
@@ -69,6 +73,7 @@ enum Cells<'a> {
     Json(&'a GenericStringArray<i32>),
     JsonView(&'a StringViewArray),
     Timestamp(&'a [i64]),
+    LocalTimestamp(&'a [i64], &'a Zone),
     Date(&'a [i32]),
     Uuid(&'a FixedSizeBinaryArray),
 }
@@ -81,7 +86,7 @@ pub(crate) struct Column<'a> {
 
 impl<'a> Column<'a> {
     /// `None` where the pair is not one of [`wire`]'s.
-    pub(crate) fn new(array: &'a dyn Array, wire: Wire) -> Option<Self> {
+    pub(crate) fn new(array: &'a dyn Array, wire: Wire, zone: &'a Zone) -> Option<Self> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "what `wire` does not pair is refused")]
         let cells = match (array.data_type(), wire) {
             (DataType::Boolean, Wire::Bool) => Cells::Bool(array.as_boolean()),
@@ -107,6 +112,9 @@ impl<'a> Column<'a> {
             (DataType::Utf8View, Wire::Jsonb) => Cells::JsonView(array.as_string_view()),
             (DataType::Timestamp(TimeUnit::Microsecond, _), Wire::Timestamp) => {
                 Cells::Timestamp(array.as_primitive::<TimestampMicrosecondType>().values())
+            }
+            (DataType::Timestamp(TimeUnit::Microsecond, _), Wire::LocalTimestamp) => {
+                Cells::LocalTimestamp(array.as_primitive::<TimestampMicrosecondType>().values(), zone)
             }
             (DataType::Date32, Wire::Date) => Cells::Date(array.as_primitive::<Date32Type>().values()),
             (DataType::FixedSizeBinary(16), Wire::Uuid) => Cells::Uuid(array.as_fixed_size_binary()),
@@ -135,6 +143,7 @@ impl<'a> Column<'a> {
             Cells::Json(values) => put_jsonb(out, values.value(row)),
             Cells::JsonView(values) => put_jsonb(out, values.value(row)),
             Cells::Timestamp(values) => put8(out, timestamp(values[row]).to_be_bytes()),
+            Cells::LocalTimestamp(values, zone) => put8(out, timestamp(zone.local(values[row])).to_be_bytes()),
             Cells::Date(values) => put4(out, date(values[row]).to_be_bytes()),
             Cells::Uuid(values) => put_bytes(out, values.value(row)),
         }
@@ -215,10 +224,11 @@ impl<'a> Encoder<'a> {
     pub(crate) fn new(
         batch: &'a RecordBatch,
         columns: impl IntoIterator<Item = (usize, Wire)>,
+        zone: &'a Zone,
     ) -> Result<Self, String> {
         let column = |(index, wire): (usize, Wire)| {
             let array = batch.columns().get(index).ok_or_else(|| format!("column {index} is missing"))?;
-            Column::new(array.as_ref(), wire)
+            Column::new(array.as_ref(), wire, zone)
                 .ok_or_else(|| format!("column {index} is a {}, which does not go as {wire:?}", array.data_type()))
         };
         Ok(Self(columns.into_iter().map(column).collect::<Result<_, String>>()?))

@@ -3,43 +3,9 @@
 //! Texts made here carry the primary message of schema and resource errors only: DETAIL, and every message of an error
 //! that is about a row, may hold values of a record.
 
-use std::fmt;
-
-use thiserror::Error;
 use tokio_postgres::error::{DbError, Severity};
 
-/// Why a target cannot be written or read, by what the caller does about it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum TargetError {
-    /// There is no connection any more; what was under way on it has an unknown outcome.
-    #[error("connection lost: {reason}")]
-    ConnectionLost { reason: String },
-    /// Refused for now: a lock, too many connections, a server that starts. Worth another try.
-    #[error("{reason}")]
-    Retry { reason: String },
-    /// Only a person can mend it; the text says how.
-    #[error("{reason}")]
-    Fatal { reason: String },
-}
-
-/// The four things that a failed statement can mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    ConnectionLost,
-    Retry,
-    Fatal,
-    /// A row is not what the table or one of its triggers accepts.
-    Refused,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) kind: Kind,
-    /// Five characters; empty where the server did not speak.
-    pub(crate) code: String,
-    pub(crate) column: Option<String>,
-    pub(crate) text: String,
-}
+pub(crate) use crate::database::{Failure, Kind};
 
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
@@ -49,32 +15,6 @@ pub(crate) const MALFORMED: [&str; 2] = ["22P03", "22P04"];
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 
 impl Failure {
-    pub(crate) fn fatal(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Fatal, code: String::new(), column: None, text: text.into() }
-    }
-
-    pub(crate) fn retry(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Retry, ..Self::fatal(text) }
-    }
-
-    pub(crate) fn lost(text: impl Into<String>) -> Self {
-        Self { kind: Kind::ConnectionLost, ..Self::fatal(text) }
-    }
-
-    /// The same failure, with what was being done.
-    pub(crate) fn during(mut self, what: &str) -> Self {
-        self.text = format!("{what}: {}", self.text);
-        self
-    }
-
-    /// The same failure, with the statement that an administrator must run where it has this code.
-    pub(crate) fn hinted(mut self, code: &str, statement: &str) -> Self {
-        if self.code == code {
-            self.text = format!("{}; an administrator must run: {statement};", self.text);
-        }
-        self
-    }
-
     /// A failure while the connection was being made: there, FATAL is how the server says every no.
     pub(crate) fn at_connect(error: &tokio_postgres::Error) -> Self {
         match error.as_db_error() {
@@ -109,12 +49,6 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text.fmt(f)
-    }
-}
-
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
@@ -124,18 +58,6 @@ impl From<tokio_postgres::Error> for Failure {
                 let ended = matches!(db.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
                 Self::of(db, if ended { Kind::ConnectionLost } else { kind(db.code().code()) })
             }
-        }
-    }
-}
-
-impl From<Failure> for TargetError {
-    fn from(failure: Failure) -> Self {
-        let reason = failure.text;
-        match failure.kind {
-            Kind::ConnectionLost => Self::ConnectionLost { reason },
-            Kind::Retry => Self::Retry { reason },
-            // A refused row where no rows are written: one of our own tables is not as it should be.
-            Kind::Fatal | Kind::Refused => Self::Fatal { reason },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The ledger's statements: takeover, registration, reading, guard, and the end of backends that must not write any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use pulso_core::cut::CutHash;
@@ -12,9 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::connect::Connection;
 use super::error::{Failure, UNDEFINED_TABLE};
 use super::quote;
-
-/// What the ledger says of each key group asked for; `None` where the row is missing.
-pub type Rows = BTreeMap<KeyGroupId, Option<LedgerRow>>;
+use crate::target::Rows;
 
 /// A paused process does not die until it is scheduled; a backend does within milliseconds.
 const GONE: Duration = Duration::from_secs(10);
@@ -109,7 +107,7 @@ impl Ledger {
             Err(failure) if is_undefined(&failure) => return Ok(key_groups.iter().map(|id| (*id, None)).collect()),
             Err(failure) => return Err(failure.during("taking the ledger over")),
         };
-        let mut rows: Rows = BTreeMap::new();
+        let mut rows: Rows = Rows::new();
         for row in &claimed {
             let (id, row) = ledger_row(row)?;
             rows.insert(id, Some(row));

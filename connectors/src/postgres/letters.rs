@@ -11,9 +11,9 @@ use super::connect::Connection;
 use super::copy::fill;
 use super::encode::{optional_bytes, optional_i64, optional_text, row_start, timestamp};
 use super::error::Failure;
-use super::reduce::RowRef;
-use super::refused::Refused;
 use super::write::Setback;
+use crate::database::reduce::RowRef;
+use crate::database::refused::Refused;
 
 const COLUMNS: &str = "job, job_name, table_name, split, position, record_time, reason, field, key, value";
 const FIELDS: usize = 10;

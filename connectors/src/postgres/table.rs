@@ -2,15 +2,7 @@
 
 use super::encode::Wire;
 use super::quote;
-
-/// How rows of a keyed sink meet rows of the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Keyed {
-    Upsert,
-    KeepFirst,
-    /// Index of the column that tells which of two rows is newer, among the sink's columns.
-    NewestBy(usize),
-}
+use crate::database::{Keyed, Zone};
 
 /// One sink's table: how its columns go over the wire, and every statement that writes it.
 #[derive(Debug, Clone)]
@@ -21,6 +13,8 @@ pub(crate) struct Table {
     pub(crate) name: String,
     pub(crate) columns: Vec<String>,
     pub(crate) wires: Vec<Wire>,
+    /// Of columns of type `timestamp`.
+    pub(crate) zone: Zone,
     /// Indexes of the key's columns; empty: rows are only appended.
     pub(crate) key: Vec<usize>,
     pub(crate) keyed: Option<Keyed>,

@@ -9,7 +9,8 @@ use super::create::create_table;
 use super::encode::{self, Wire};
 use super::error::Failure;
 use super::quote;
-use super::table::{Keyed, Table};
+use super::table::Table;
+use crate::database::{Keyed, Zone};
 
 /// A column of the catalog.
 struct Found {
@@ -46,12 +47,13 @@ const UNIQUE: &str = "SELECT array_agg(a.attname::text) FROM pg_index AS i
 pub(crate) async fn check(
     connection: &Connection,
     spec: &JobSpec,
+    zone: &Zone,
     sinks: &[TableSink<'_>],
 ) -> Result<Vec<Table>, Failure> {
     let mut tables = Vec::new();
     let mut wrong: Vec<String> = Vec::new();
     for sink in sinks {
-        match check_one(connection, spec, sink).await? {
+        match check_one(connection, spec, zone, sink).await? {
             Ok(table) => tables.push(table),
             Err(found) => {
                 let name = quote::table(&sink.table.name);
@@ -62,9 +64,11 @@ pub(crate) async fn check(
     if wrong.is_empty() { Ok(tables) } else { Err(Failure::fatal(wrong.join("; "))) }
 }
 
-async fn check_one(
+/// A sink's table, or everything that is wrong with it.
+pub(crate) async fn check_one(
     connection: &Connection,
     spec: &JobSpec,
+    zone: &Zone,
     table: &TableSink<'_>,
 ) -> Result<Result<Table, Vec<String>>, Failure> {
     let (sink, write) = (table.sink, &table.table.write);
@@ -130,7 +134,8 @@ async fn check_one(
         WriteMode::Append => None,
     };
     let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
-    Ok(Ok(Table { sink: table.index, name, columns, wires, key: write.key().to_vec(), keyed, marked, shape }))
+    let (key, zone) = (write.key().to_vec(), zone.clone());
+    Ok(Ok(Table { sink: table.index, name, columns, wires, zone, key, keyed, marked, shape }))
 }
 
 fn check_privileges(

@@ -11,10 +11,6 @@ use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Where Debian, Ubuntu, Fedora and Alpine keep the machine's certificates.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// How much of the server's certificate counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verify {
@@ -49,10 +45,7 @@ pub(crate) fn connector(verify: Verify, root: Option<&str>) -> Result<MakeRustls
 fn roots(file: Option<&str>) -> Result<RootCertStore, String> {
     let path = match file {
         Some(path) if path != "system" => path,
-        _ => SYSTEM_ROOTS
-            .into_iter()
-            .find(|path| std::path::Path::new(path).exists())
-            .ok_or("this machine has no file of certificate authorities: name one with sslrootcert=FILE")?,
+        _ => crate::database::roots::file("sslrootcert")?,
     };
     let certificates = CertificateDer::pem_file_iter(path).map_err(|e| format!("sslrootcert {path}: {e}"))?;
     let mut store = RootCertStore::empty();

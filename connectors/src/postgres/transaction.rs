@@ -14,10 +14,10 @@ use super::ahead::{Ahead, Expected};
 use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
 use super::letters;
 use super::quote;
-use super::refused::Refused;
 use super::table::Table;
 use super::write::{Mode, Setback, SinkWriter};
 use super::writer::PostgresWriter;
+use crate::database::refused::Refused;
 
 /// A constraint that waits for COMMIT would be refused there, where no row can be told from another.
 const BEGIN: [&str; 2] = ["BEGIN", "SET CONSTRAINTS ALL IMMEDIATE"];

@@ -10,9 +10,10 @@ use super::connect::Connection;
 use super::copy::fill;
 use super::encode::{Encoder, Wire, optional_text, row_start};
 use super::error::{Failure, Kind, UNIQUE_VIOLATION};
-use super::reduce::{self, Fates, RowRef};
-use super::refused::{Refused, RefusedShare};
-use super::table::{Keyed, Table};
+use super::table::Table;
+use crate::database::Keyed;
+use crate::database::reduce::{self, Fates, RowRef};
+use crate::database::refused::{Refused, RefusedShare};
 
 /// How a transaction is carried out: each further try of it knows more.
 #[derive(Debug, Clone, Default)]
@@ -73,12 +74,15 @@ impl<'a> SinkWriter<'a> {
         let invalid = |text: String| Failure::fatal(format!("table {}: {text}", table.name));
         let fates = match &table.keyed {
             None => Fates { new: reduce::in_order(&parts), ..Fates::default() },
-            Some(keyed) => reduce::reduce(table, keyed, &parts, staged).map_err(|e| invalid(e.to_string()))?,
+            Some(keyed) => reduce::reduce(&table.key, keyed, &parts, staged).map_err(|e| invalid(e.to_string()))?,
         };
         let columns = |indexes: Vec<usize>| -> Result<Vec<Encoder<'a>>, Failure> {
             let wires: Vec<(usize, Wire)> =
                 indexes.into_iter().filter_map(|i| Some((i, *table.wires.get(i)?))).collect();
-            parts.iter().map(|part| Encoder::new(&part.batch, wires.iter().copied()).map_err(invalid)).collect()
+            parts
+                .iter()
+                .map(|part| Encoder::new(&part.batch, wires.iter().copied(), &table.zone).map_err(invalid))
+                .collect()
         };
         let (all, keys) = (columns((0..table.columns.len()).collect())?, columns(table.key.clone())?);
         Ok(Self { table, parts, all, keys, fates, staged })

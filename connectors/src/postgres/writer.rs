@@ -11,13 +11,15 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TableSink, TargetKind};
 
 use super::connect::{Address, Connection, application_name};
-use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY, TargetError};
-use super::ledger::{Ledger, Rows};
-use super::refused::RefusedShare;
+use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY};
+use super::ledger::Ledger;
 use super::table::Table;
 use super::tables;
 use super::transaction::no_connection;
 use super::{create, quote};
+use crate::database::Zone;
+use crate::database::refused::RefusedShare;
+use crate::target::{Rows, TargetError};
 
 /// How often a takeover ends whoever blocks it before it says so.
 const TAKEOVER_TRIES: u32 = 3;
@@ -31,6 +33,7 @@ pub struct PostgresWriter {
     pub(super) ledger: Ledger,
     pub(super) spec: Arc<JobSpec>,
     address: Address,
+    zone: Zone,
     pub(super) connection: Option<Connection>,
     /// Set while a call is under way: a call that was given up leaves a connection that nobody knows the state of.
     busy: bool,
@@ -61,15 +64,17 @@ impl PostgresWriter {
         let Some(found) = spec.targets.get(target) else {
             return Err(Failure::fatal(format!("the job has no target number {target}")).into());
         };
-        let TargetKind::Postgres { url, max_refused } = &found.kind else {
+        let TargetKind::Postgres { url, zone, max_refused } = &found.kind else {
             return Err(Failure::fatal(format!("target {} is not a PostgreSQL database", found.name)).into());
         };
+        let zone = Zone::named(zone).map_err(Failure::fatal)?;
         let address = Address::parse(url)?;
         let (ledger, share) = (Ledger { job, target: found.name.clone() }, RefusedShare::new(*max_refused));
         Ok(Self {
             ledger,
             spec,
             address,
+            zone,
             connection: None,
             busy: false,
             proved: false,
@@ -264,6 +269,6 @@ impl PostgresWriter {
     pub(super) async fn check(&self, spec: &JobSpec, sinks: &[TableSink<'_>]) -> Result<Vec<Table>, Failure> {
         let connection = self.connected()?;
         create::check_owners(connection, &self.ledger, sinks).await?;
-        tables::check(connection, spec, sinks).await
+        tables::check(connection, spec, &self.zone, sinks).await
     }
 }

@@ -1,9 +1,12 @@
 //! The writer against a real PostgreSQL, one server for all tests, a database for each.
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+mod inspect;
 mod pooler;
 mod proxy;
 mod refused;
+#[path = "../support/mod.rs"]
+mod shared;
 mod support;
 mod tables;
 mod takeover;

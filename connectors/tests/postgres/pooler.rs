@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pulso_connectors::postgres::TargetError;
+use pulso_connectors::target::TargetError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pulso_connectors::postgres::{PostgresWriter, TargetError};
+use pulso_connectors::postgres::PostgresWriter;
+use pulso_connectors::target::TargetError;
 use pulso_core::ids::{JobId, TargetId};
 use pulso_dataflow::batch::Change;
 use pulso_job::spec::{FieldType, JobSpec, SinkTo, WriteMode};

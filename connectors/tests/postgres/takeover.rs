@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pulso_connectors::postgres::TargetError;
+use pulso_connectors::target::TargetError;
 use pulso_core::ids::Attempt;
 use pulso_core::worker::Outcome;
 use pulso_dataflow::batch::{Change, TargetRows};

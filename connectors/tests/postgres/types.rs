@@ -118,6 +118,33 @@ async fn wider_columns_take_narrower_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_without_zone_has_the_time_of_day_in_the_targets_zone() {
+    let database = Database::create().await;
+    database.query("create table local (k text primary key, at timestamp, instant timestamptz)").await;
+    let fields = vec![
+        field("k", FieldType::String, true),
+        field("at", timestamp(), false),
+        field("instant", timestamp(), false),
+    ];
+    let mut spec = job(&database.url, fields.clone(), vec![sink("local", &fields, upsert())]);
+    let pulso_job::spec::TargetKind::Postgres { zone, .. } = &mut spec.targets[0].kind else { panic!("PostgreSQL") };
+    *zone = "America/Sao_Paulo".to_owned();
+    let mut writer = Writer::first(&spec).await;
+    // Half past midnight UTC, in summer time and without.
+    let times = || -> ArrayRef {
+        let values = vec![Some(1_550_277_000_000_001), Some(1_708_043_400_000_000)];
+        Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
+    };
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+    let columns = vec![("k", keys), ("at", times()), ("instant", times())];
+    writer.commit(vec![rows(0, columns, vec![Change::Insert, Change::Correction])]).await;
+    assert_eq!(
+        database.text("select k, at, instant at time zone 'UTC' from local order by k").await,
+        "a|2019-02-15 22:30:00.000001|2019-02-16 00:30:00.000001 b|2024-02-15 21:30:00|2024-02-16 00:30:00"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn random_numbers_and_times_arrive_as_they_are() {
     let database = Database::create().await;
     let fields = vec![

@@ -1,6 +1,6 @@
 //! A connection that breaks around COMMIT: the ledger says what came of it, both ways.
 
-use pulso_connectors::postgres::TargetError;
+use pulso_connectors::target::TargetError;
 use pulso_dataflow::batch::Change;
 
 use crate::proxy::{Action, Proxy, contains};

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{JobState, JobStatus, LogState, RetainedCheckpoint};
 use crate::cut::Cut;
+use crate::files::FilesState;
 use crate::ids::{Attempt, CheckpointId, Epoch, JobId};
 use crate::record::{JobDefinition, Manifest, Record};
 
@@ -64,6 +65,16 @@ impl LogState {
                     }
                 }
             }
+            Record::FilesFound { job, files, gone, complete } => {
+                let state = &mut self.job(*job)?.files;
+                files.iter().for_each(|placed| state.add(placed));
+                state.read.retain(|hash, _| !gone.contains(hash));
+                state.complete |= complete;
+            }
+            Record::FilesRetired { job, files } => {
+                let state = &mut self.job(*job)?.files;
+                files.iter().for_each(|(split, number, stays)| state.retire(*split, *number, *stays));
+            }
             Record::CheckpointDone { job, manifest } => self.job(*job)?.checkpoint_done(*job, manifest)?,
             Record::Pinned { job, checkpoint } => self.job(*job)?.pin(*job, *checkpoint)?,
             Record::Collect { job, checkpoints } => {
@@ -114,6 +125,7 @@ impl LogState {
             checkpoints: Vec::new(),
             read: start.splits.iter().map(|(split, cut)| (*split, cut.count)).collect(),
             stopping_after: Epoch::ZERO,
+            files: FilesState::default(),
         };
         self.jobs.insert(definition.id, job);
         Ok(())

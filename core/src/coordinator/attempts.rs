@@ -9,6 +9,8 @@ use super::recovery::{Decision, Facts, Origin, Recovery, decide};
 use super::view::AttemptView;
 use super::{Epoch, SplitId, TaskManagerId};
 use crate::control_log::JobState;
+use crate::cut::Cut;
+use crate::files::{FileNumber, FileQueue, PlacedFile};
 use crate::ids::{Attempt, KeyGroupId, TargetId};
 use crate::ledger::Mark;
 use crate::message::{Copy, Counters, Deployment, Failure, Instruction, Verdict};
@@ -181,6 +183,7 @@ impl Job {
             joined: joined.map(|(split, position)| (*split, *position)).collect(),
             start,
             replay,
+            files: Vec::new(),
             committed,
             window: cx.settings.window,
         };
@@ -191,7 +194,8 @@ impl Job {
             }
             let origin = |id: KeyGroupId| logged.recovery.origins.get(&id).map(|origin| (id, origin.restore()));
             let restore = logged.plan.key_groups_of(member).filter_map(origin).collect();
-            cx.send(member, Instruction::Deploy(Box::new(Deployment { restore, ..common.clone() })));
+            let files = files_of(cx.journal.job(self.id), &logged.plan, member, &common.start);
+            cx.send(member, Instruction::Deploy(Box::new(Deployment { restore, files, ..common.clone() })));
         }
     }
 
@@ -289,6 +293,17 @@ impl Job {
 fn behind(recovery: &Recovery, target: TargetId, readings: &BTreeMap<KeyGroupId, Mark>) -> bool {
     let brought = |id: &KeyGroupId| recovery.origins.get(id).map(|origin: &Origin| origin.mark(target).epoch);
     readings.iter().any(|(id, reading)| brought(id).is_none_or(|epoch| reading.epoch < epoch))
+}
+
+/// Files of a member's splits that do not end before `start`.
+fn files_of(state: &JobState, plan: &Plan, member: TaskManagerId, start: &Cut) -> Vec<PlacedFile> {
+    let own = state.files.queues.iter().filter(|(split, _)| plan.splits.get(split) == Some(&member));
+    let of_queue = |(split, queue): (&SplitId, &FileQueue)| -> Vec<PlacedFile> {
+        let first = start.splits.get(split).map_or(FileNumber(0), |part| FileNumber::of(part.end));
+        let files = queue.files.range(first..);
+        files.map(|(number, file)| PlacedFile { split: *split, number: *number, file: file.clone() }).collect()
+    };
+    own.flat_map(of_queue).collect()
 }
 
 /// The plan for these members, as close to the last one as the bound allows.

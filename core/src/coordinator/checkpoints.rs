@@ -154,7 +154,7 @@ impl Job {
             for member in running.deployed.plan.members.keys() {
                 cx.send(*member, done.clone());
             }
-            self.collect(cx);
+            self.collect(cx, cx.settings.retained.max(LEAST_RETAINED));
         }
     }
 
@@ -166,13 +166,13 @@ impl Job {
     }
 
     /// Gives up what is beyond the number kept. Only while the job runs: a deployment that restores may need any of them.
-    fn collect(&mut self, cx: &mut Context) {
+    fn collect(&mut self, cx: &mut Context, kept: usize) {
         if self.collecting {
             return;
         }
         let state = cx.journal.job(self.id);
         let unpinned: Vec<&RetainedCheckpoint> = state.checkpoints.iter().filter(|c| !c.pinned).collect();
-        let beyond = unpinned.len().saturating_sub(cx.settings.retained.max(LEAST_RETAINED));
+        let beyond = unpinned.len().saturating_sub(kept);
         if beyond == 0 {
             return;
         }
@@ -203,6 +203,11 @@ impl Job {
             return;
         };
         let (job, checkpoint, epoch) = (self.id, newest.checkpoint, newest.epoch);
+        // Nobody goes back from the end of a finite input, and its files wait for the checkpoints before it.
+        if state.files.complete && state.checkpoints.iter().filter(|c| !c.pinned).count() > 1 {
+            self.collect(cx, 1);
+            return;
+        }
         let records = vec![Record::Pinned { job, checkpoint }, Record::Finished { job }];
         self.end(cx, records, Outcome::Finished { checkpoint, epoch });
     }

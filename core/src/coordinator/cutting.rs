@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{Position, SplitId};
 use crate::cut::{Cut, SplitCut};
+use crate::files::FilesState;
 use crate::ids::EventTime;
 use crate::message::{Opening, SplitReport};
 
@@ -28,6 +29,10 @@ pub(super) struct Cutting<'a> {
     /// Splits without a record for so long that they shall not hold the watermark back.
     pub(super) silent: &'a BTreeSet<SplitId>,
     pub(super) last: bool,
+    /// Of a job that reads files: a split that has read all of its files does not hold the watermark back.
+    pub(super) files: &'a FilesState,
+    /// The watermark of the end of a finite input lies behind all windows.
+    pub(super) has_windows: bool,
     /// Microseconds.
     pub(super) delay: i64,
 }
@@ -54,12 +59,18 @@ impl Cutting<'_> {
             if cut.end < before.end || (cut.count > 0 && cut.end == before.end) {
                 return Err(WentBackwards { split, before: before.end, after: cut.end });
             }
-            if cut.count == 0 && (self.before.idle.contains(&split) || self.silent.contains(&split)) {
+            let is_idle = if self.files.is_used() {
+                self.files.is_drained(split, cut.end)
+            } else {
+                cut.count == 0 && (self.before.idle.contains(&split) || self.silent.contains(&split))
+            };
+            if is_idle {
                 idle.insert(split);
             }
             splits.insert(split, cut);
         }
-        let watermark = self.watermark(&splits, &idle);
+        let ended = self.has_windows && self.files.complete && idle.len() == splits.len();
+        let watermark = if ended { EventTime::MAX } else { self.watermark(&splits, &idle) };
         Ok(Cut {
             epoch: self.opening.epoch,
             clock: self.opening.clock,
@@ -117,6 +128,8 @@ mod tests {
             reports: &reports.iter().map(|(s, r)| (SplitId(*s), *r)).collect(),
             silent: &silent.iter().map(|s| SplitId(*s)).collect(),
             last: false,
+            files: &FilesState::default(),
+            has_windows: false,
             delay: 10,
         }
         .cut()

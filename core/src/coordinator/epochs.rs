@@ -198,6 +198,8 @@ impl Epochs {
             silent: &self.silent(state, now),
             last: *last,
             delay: state.definition.delay,
+            files: &state.files,
+            has_windows: state.definition.has_windows,
         };
         let cut = cutting.cut();
         self.step = Step::Logging(opening.epoch);
@@ -213,7 +215,9 @@ impl Epochs {
 
     /// Splits that are to become idle.
     fn silent(&self, state: &JobState, now: Instant) -> BTreeSet<SplitId> {
-        let Some(after) = u64::try_from(state.definition.idle_after).ok().filter(|after| *after > 0) else {
+        let after = u64::try_from(state.definition.idle_after).ok().filter(|after| *after > 0);
+        // Files have ends: nothing has to be guessed from silence.
+        let Some(after) = after.filter(|_| !state.files.is_used()) else {
             return BTreeSet::new();
         };
         let idle = &state.newest_cut().idle;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::checkpoints::{OpenCheckpoint, Schedule};
 use super::epochs::Epochs;
+use super::files::Files;
 use super::journal::{AttemptLogged, Durable};
 use super::recovery::{Prepared, Readings, Recovery};
 use super::view::{AttemptView, PhaseView};
@@ -65,6 +66,7 @@ pub(super) struct Job {
     pub(super) schedule: Schedule,
     /// A `Collect` is on its way.
     pub(super) collecting: bool,
+    pub(super) files: Files,
 }
 
 /// Calls that wait for an answer.
@@ -207,6 +209,7 @@ impl Job {
             calls: Calls::default(),
             schedule: Schedule::new(state, now),
             collecting: false,
+            files: Files::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use super::recovery::Recovery;
 use super::{CheckpointId, Command, Epoch, JobId, Record, RequestId};
 use crate::control_log::{JobState, LogState};
 use crate::cut::Cut;
+use crate::files::PlacedFile;
 use crate::ids::Attempt;
 use crate::placement::Plan;
 
@@ -90,6 +91,8 @@ continuations! {
     Plan(Box<PlanLogged>),
     Cut(Box<CutLogged>),
     SplitsJoined(()),
+    FilesFound(Vec<PlacedFile>),
+    FilesRetired(()),
     Checkpoint(CheckpointLogged),
     Pin(PinLogged),
     Collect(CollectLogged),

@@ -93,8 +93,10 @@ impl Job {
         self.advance_preparing(cx);
         self.open_epoch(cx);
         self.close_epoch(cx);
+        self.end_of_files(cx);
         self.advance_checkpoint(cx);
         self.finish_stopping(cx);
+        self.retire_files(cx);
         self.look_at_plan(cx);
         self.advance_moving(cx);
     }

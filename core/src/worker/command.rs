@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::files::PlacedFile;
 use crate::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Stage, TargetId};
 use crate::ledger::{Mark, Step};
 use crate::message::{Counters, Deployment, Opening, Report, Restore};
@@ -30,6 +31,13 @@ pub enum Command<P, O> {
         job: JobId,
         attempt: Attempt,
         committed: Epoch,
+    },
+
+    /// More files of splits that are read here.
+    AddFiles {
+        job: JobId,
+        attempt: Attempt,
+        files: Vec<PlacedFile>,
     },
 
     // Exchange
@@ -115,12 +123,14 @@ pub enum Command<P, O> {
         target: TargetId,
         key_groups: BTreeSet<KeyGroupId>,
     },
-    /// Read the rows on the connection there is.
+    /// Read the rows on the connection there is. `last`: the job has no more epochs, so nothing will be committed any
+    /// more, and what is committed must not wait for more to become visible.
     ReadLedger {
         job: JobId,
         attempt: Attempt,
         target: TargetId,
         key_groups: BTreeSet<KeyGroupId>,
+        last: bool,
     },
     /// Execute the steps; `outputs` are the rows of the epochs that `Step::Rows` names.
     Transact {

@@ -102,6 +102,7 @@ impl<P, O: Clone> Deployed<P, O> {
         if !deployed.resume.is_empty() {
             for target in targets {
                 let mut writer = Writer::new(target, deployed.marks_at_resume(target));
+                writer.set_last(deployment.replay.last().unwrap_or(&deployment.start).last);
                 writer.take_over(deployed.is_first, context, out);
                 deployed.writers.insert(target, writer);
             }
@@ -238,6 +239,7 @@ impl<P, O: Clone> Deployed<P, O> {
 
     /// The cut of `seal.epoch` is durable.
     pub(super) fn sealed(&mut self, seal: &Seal, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
+        self.writers.values_mut().for_each(|writer| writer.set_last(seal.last));
         if seal.epoch > self.recorded {
             self.hashes.insert(seal.epoch, seal.hash);
         }

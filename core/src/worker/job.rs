@@ -107,7 +107,8 @@ impl<P, O: Clone> Job<P, O> {
             | Instruction::Seal { attempt, .. }
             | Instruction::Progress { attempt, .. }
             | Instruction::TakeCheckpoint { attempt, .. }
-            | Instruction::CheckpointDone { attempt, .. } => {
+            | Instruction::CheckpointDone { attempt, .. }
+            | Instruction::Files { attempt, .. } => {
                 if attempt == self.attempt {
                     self.of_deployed(instruction, context, out);
                 }
@@ -137,6 +138,11 @@ impl<P, O: Clone> Job<P, O> {
             }
             Instruction::CheckpointDone { checkpoint, .. } => {
                 out.push(Command::CheckpointDone { job, attempt, checkpoint });
+            }
+            Instruction::Files { files, .. } => {
+                if deployed.has_source {
+                    out.push(Command::AddFiles { job, attempt, files });
+                }
             }
             Instruction::Prepare { .. } | Instruction::Deploy(_) | Instruction::Release { .. } => {}
         }
@@ -201,6 +207,7 @@ impl<P, O: Clone> Job<P, O> {
         if !dropped.is_empty() {
             out.push(Command::Drop { job: context.job, key_groups: dropped });
         }
+        take_back_to(&deployment, &mut frozen, context, out);
         let mut deployed = Box::new(Deployed::start(deployment, frozen, context, out));
         let targets = deployed.targets();
         for target in std::mem::take(&mut self.connected) {
@@ -279,6 +286,28 @@ fn take_back<P, O>(frozen: &Histories, context: &Context<'_>, out: &mut Vec<Comm
     out.push(Command::TakeBack { job: context.job, attempt: context.attempt, key_groups });
 }
 
+/// Stages resume together, where the copy that knows least is: the others go back to it, which nothing hinders, since no
+/// store flushes beyond what is committed everywhere.
+fn take_back_to<P, O>(
+    deployment: &Deployment,
+    frozen: &mut Histories,
+    context: &Context<'_>,
+    out: &mut Vec<Command<P, O>>,
+) {
+    let mut moved = false;
+    for (id, copy) in frozen.iter_mut() {
+        let resume = deployment.resume.get(id).copied().filter(|resume| *resume < copy.copy.epoch);
+        if let Some(resume) = resume {
+            copy.copy.epoch = resume;
+            copy.history.take_back(resume);
+            moved = true;
+        }
+    }
+    if moved {
+        take_back(frozen, context, out);
+    }
+}
+
 fn prepared<P, O>(frozen: &Histories, context: &Context<'_>) -> Command<P, O> {
     let copies = frozen.iter().map(|(id, frozen)| (*id, frozen.copy.clone())).collect();
     Command::Report(Report::Prepared { job: context.job, attempt: context.attempt, copies })
@@ -291,8 +320,11 @@ fn unusable(deployment: &Deployment, frozen: &Histories, all_kept: bool) -> Opti
     }
     let copies = deployment.restore.iter().filter(|(_, restore)| matches!(restore, Restore::Copy));
     copies.map(|(id, _)| id).find_map(|id| {
-        let (held, asked) = (frozen.get(id).map(|frozen| frozen.copy.epoch), deployment.resume.get(id).copied());
-        (held.is_none() || held != asked)
-            .then(|| format!("the copy of key group {id} is at {held:?}, not where it is to resume, {asked:?}"))
+        let asked = deployment.resume.get(id).copied().unwrap_or_default();
+        let Some(held) = frozen.get(id) else { return Some(format!("there is no copy of key group {id}")) };
+        let reaches = held.history.base() <= asked && asked <= held.copy.epoch;
+        (!reaches).then(|| {
+            format!("the copy of key group {id} is at epoch {}, and is to resume after {asked}", held.copy.epoch)
+        })
     })
 }

@@ -97,6 +97,7 @@ fn deployment(attempt: u64, start: u64, sealed: u64, restore: [(KeyGroupId, Rest
         restore: restore.into_iter().map(|(id, restore, _)| (id, restore)).collect(),
         start: cut(start),
         replay: (start + 1..=sealed).map(cut).collect(),
+        files: Vec::new(),
         joined: BTreeMap::new(),
         committed: Epoch(start),
         window: 8,

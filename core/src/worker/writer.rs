@@ -32,6 +32,8 @@ pub(super) struct Writer<O> {
     trouble: Option<String>,
     /// A checkpoint waits for the ledger to be read once more.
     confirm: Option<CheckpointId>,
+    /// The last epoch of the job is sealed.
+    last: bool,
 }
 
 /// Rows of one sealed epoch and stage.
@@ -82,6 +84,7 @@ impl<O: Clone> Writer<O> {
             failures: 0,
             trouble: None,
             confirm: None,
+            last: false,
         }
     }
 
@@ -119,6 +122,11 @@ impl<O: Clone> Writer<O> {
         self.queue.push_back(queued);
     }
 
+    /// Whether the newest sealed epoch is the job's last.
+    pub(super) fn set_last(&mut self, last: bool) {
+        self.last = last;
+    }
+
     /// Asks for one more reading of the ledger.
     pub(super) fn confirm(&mut self, checkpoint: CheckpointId) {
         self.confirm = Some(checkpoint);
@@ -147,7 +155,8 @@ impl<O: Clone> Writer<O> {
         let (job, attempt, target) = (context.job, context.attempt, self.target);
         if let Some(checkpoint) = self.confirm.take() {
             self.state = State::Reading { checkpoint };
-            out.push(Command::ReadLedger { job, attempt, target, key_groups: self.key_groups() });
+            let last = self.last && self.queue.is_empty();
+            out.push(Command::ReadLedger { job, attempt, target, key_groups: self.key_groups(), last });
         } else if !self.queue.is_empty() {
             self.transact(context, out);
         }
@@ -159,14 +168,16 @@ impl<O: Clone> Writer<O> {
         out.push(Command::Register { job, attempt, target, key_groups: self.key_groups() });
     }
 
-    /// One transaction for as many waiting epochs as fit. A key group's guard goes from *p* to the last of these
+    /// One transaction for as many waiting epochs as fit, each with the rows of all its stages: what the ledger says of an
+    /// epoch then holds for every key group. A key group's guard goes from *p* to the last of these
     /// epochs in which it has rows.
     fn transact<P>(&mut self, context: &Context<'_>, out: &mut Vec<Command<P, O>>) {
         let mut guard: BTreeMap<KeyGroupId, GuardRow> = BTreeMap::new();
-        let (mut epochs, mut outputs, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
+        let (mut epochs, mut outputs, mut bytes) = (Vec::<Epoch>::new(), Vec::new(), 0_u64);
         for Queued { epoch, hash, output } in &self.queue {
             bytes = bytes.saturating_add(output.bytes);
-            if !outputs.is_empty() && bytes > context.settings.transaction_bytes {
+            let begun = epochs.last() == Some(epoch);
+            if !begun && !epochs.is_empty() && bytes > context.settings.transaction_bytes {
                 break;
             }
             let to = Mark { epoch: *epoch, hash: *hash };
@@ -174,7 +185,7 @@ impl<O: Clone> Writer<O> {
                 let from = self.marks.get(key_group).copied().unwrap_or(Mark::NOTHING);
                 guard.entry(*key_group).or_insert(GuardRow { key_group: *key_group, from, to }).to = to;
             }
-            epochs.push(*epoch);
+            epochs.extend((!begun).then_some(*epoch));
             outputs.push((*epoch, output.rows.clone()));
         }
         let guard: Vec<GuardRow> = guard.into_values().collect();

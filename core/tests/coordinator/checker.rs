@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pulso_core::control_log::{JobStatus, LogState};
 use pulso_core::coordinator::{Answer, Command};
+use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, JobId, SessionId, TaskManagerId};
 use pulso_core::message::{Instruction, Restore};
 use pulso_core::record::Record;
@@ -71,6 +72,7 @@ impl Checker {
                 self.sent(*to, instruction, window);
             }
             Command::Reply { answer, .. } => self.replied(answer),
+            Command::RetireFiles { .. } => {}
             Command::DeleteObjects(objects) => {
                 for object in objects {
                     assert!(self.collected.contains(object), "{object} was not collected");
@@ -85,8 +87,15 @@ impl Checker {
         }
     }
 
+    fn files_are_durable(&self, job: JobId, files: &[PlacedFile]) {
+        for PlacedFile { split, number, file } in files {
+            assert_eq!(self.durable.jobs[&job].files.queues[split].files.get(number), Some(file), "told too early");
+        }
+    }
+
     fn sent(&mut self, to: TaskManagerId, instruction: &Instruction, window: u64) {
         match instruction {
+            Instruction::Files { job, files, .. } => self.files_are_durable(*job, files),
             Instruction::Prepare { job, attempt } => {
                 assert_eq!(self.attempts.get(job), Some(attempt), "Prepare before its Attempt is durable");
             }
@@ -145,15 +154,14 @@ impl Checker {
                 assert!(resume.values().all(|resume| resume <= epoch), "a copy may be flushed beyond the checkpoint");
             }
             Instruction::CheckpointDone { job, checkpoint, .. } => {
-                let state = &self.durable.jobs[job];
-                assert!(state.checkpoints.iter().any(|c| c.manifest.checkpoint == *checkpoint));
+                let known = &self.durable.jobs[job].checkpoints;
+                assert!(known.iter().any(|c| c.manifest.checkpoint == *checkpoint));
                 self.saw("checkpoint");
             }
             Instruction::Release { job, attempt } => {
                 let state = &self.durable.jobs[job];
-                let part =
-                    state.plan.as_ref().is_some_and(|(of, plan, _)| of == attempt && plan.members.contains_key(&to));
-                assert!(!state.status.is_active() || !part, "Release of what is needed");
+                let part = state.plan.as_ref().filter(|(of, plan, _)| of == attempt && plan.members.contains_key(&to));
+                assert!(!state.status.is_active() || part.is_none(), "Release of what is needed");
             }
         }
     }

@@ -213,7 +213,7 @@ impl World {
                 Command::Reply { request, answer } => {
                     assert!(self.answers.insert(request, answer).is_none(), "two answers to one call");
                 }
-                Command::Append(_) | Command::DeleteObjects(_) => {}
+                Command::Append(_) | Command::DeleteObjects(_) | Command::RetireFiles { .. } => {}
             }
         }
     }
@@ -399,7 +399,7 @@ impl TaskManager {
             Instruction::Release { job, attempt } => {
                 self.jobs.retain(|id, hosted| *id != job || hosted.attempt > attempt);
             }
-            Instruction::Progress { .. } | Instruction::CheckpointDone { .. } => {}
+            Instruction::Progress { .. } | Instruction::CheckpointDone { .. } | Instruction::Files { .. } => {}
         }
     }
 

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicroseco
 use pulso_core::ids::{EventTime, KeyGroup, SplitId};
 use pulso_core::key_group;
 use pulso_expr::Expression;
-use pulso_job::{ColumnIndex, JobSpec, RowsFrom};
+use pulso_job::{ColumnIndex, JobSpec, RowsFrom, SourceSpec};
 
 use super::letters::{Letters, Records};
 use super::reason;
@@ -43,6 +43,9 @@ pub(crate) struct Time {
     pub(crate) column: ColumnIndex,
     /// Microseconds.
     pub(crate) max_future: i64,
+    /// A record's own timestamp bounds its event time too. Not for files: when one was written last says little of when
+    /// it was written first, and copies may keep the times of their originals or not.
+    by_record: bool,
 }
 
 /// What is not rows and does not wait for a clock.
@@ -90,7 +93,7 @@ impl Judge {
             let max_future = i64::try_from(time.max_future.as_micros()).unwrap_or(i64::MAX);
             let data_type = schema.field(time.field).data_type();
             if matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, _)) {
-                Ok(Time { column: time.field, max_future })
+                Ok(Time { column: time.field, max_future, by_record: matches!(job.source, SourceSpec::Kafka(_)) })
             } else {
                 Err(DataflowError::Invalid(format!("the field of [time] is {data_type}")))
             }
@@ -191,6 +194,9 @@ impl Judge {
         let times = event_times(&found.batch, time.column)?;
         let plausible = |row: usize, id: u32| {
             let broker = found.records.record(id).timestamp_ms;
+            if !time.by_record {
+                return true;
+            }
             let limit = broker.saturating_mul(1_000).saturating_add(time.max_future);
             times.is_null(row) || broker < 0 || times.value(row) <= limit
         };

@@ -3,7 +3,8 @@
 //! What comes out depends on the records and on the clocks of the cuts alone, not on when [`Decoder::take`] is called.
 
 mod columns;
-mod field_map;
+pub(crate) mod field_map;
+mod file_reader;
 mod judge;
 mod letters;
 mod number;
@@ -21,6 +22,7 @@ use pulso_core::ids::{EventTime, Position, SplitId, WallTime};
 use pulso_job::{JobSpec, SourceSpec};
 
 use self::columns::Columns;
+use self::file_reader::FileReader;
 pub(crate) use self::judge::event_times;
 use self::judge::{Aside, Judge, Judged, splits};
 use self::letters::Records;
@@ -53,10 +55,19 @@ pub struct Decoded {
     pub greatest: BTreeMap<SplitId, EventTime>,
 }
 
+/// Longest record of a file: a line, or an element of a document.
+pub const MAX_FILE_RECORD: usize = 1 << 20;
+
+/// How the source writes records.
+#[derive(Debug)]
+enum Values {
+    Kafka { values: ValueReader, tombstones: Option<KeyReader> },
+    Files(FileReader),
+}
+
 /// Decodes the records of one epoch after the other. Clocks never go back: what passed under one passes under all later.
 pub struct Decoder {
-    values: ValueReader,
-    keys: Option<KeyReader>,
+    values: Values,
     judge: Judge,
     field_names: Vec<String>,
     max_record: usize,
@@ -76,14 +87,19 @@ impl Decoder {
     /// # Errors
     /// Where the job's check let something pass that cannot be executed.
     pub fn new(job: Arc<JobSpec>) -> Result<Self> {
-        let SourceSpec::Kafka(source) = &job.source;
+        let (values, max_record) = match &job.source {
+            SourceSpec::Kafka(source) => {
+                let tombstones = source.tombstone_key.as_ref().map(|key| KeyReader::new(&job, key)).transpose()?;
+                (Values::Kafka { values: ValueReader::new(&job)?, tombstones }, source.max_record)
+            }
+            SourceSpec::Files(source) => (Values::Files(FileReader::new(&job, source)?), MAX_FILE_RECORD),
+        };
         let judge = Judge::new(&job)?;
         let schema = judge.schema();
         Ok(Self {
-            values: ValueReader::new(&job)?,
-            keys: source.tombstone_key.as_ref().map(|key| KeyReader::new(&job, key)).transpose()?,
+            values,
             field_names: schema.fields().iter().map(|field| field.name().clone()).collect(),
-            max_record: source.max_record,
+            max_record,
             row: Row::default(),
             records: Records::default(),
             columns: Columns::new(schema, job.fields.len())?,
@@ -198,11 +214,12 @@ impl Decoder {
     }
 
     fn read<'a>(&mut self, record: &RawRecord<'a>) -> Result<&'a str, Fault> {
-        match (record.value, &self.keys) {
+        match (record.value, &mut self.values) {
             (Some(value), _) if value.len() > self.max_record => Err(Fault::record(reason::TOO_LARGE)),
-            (Some(value), _) => self.values.read(value, &mut self.row),
-            (None, Some(keys)) => keys.read(record.key, &mut self.row),
-            (None, None) => Err(Fault::record(reason::NO_VALUE)),
+            (Some(value), Values::Kafka { values, .. }) => values.read(value, &mut self.row),
+            (Some(value), Values::Files(files)) => files.read(record.key, value, &mut self.row),
+            (None, Values::Kafka { tombstones: Some(keys), .. }) => keys.read(record.key, &mut self.row),
+            (None, _) => Err(Fault::record(reason::NO_VALUE)),
         }
     }
 
@@ -281,5 +298,7 @@ fn raise(greatest: &mut BTreeMap<SplitId, EventTime>, rows: &RecordBatch, at: us
     Ok(())
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::json::{Flaw, Kind, Scanner, Token};
 pub(crate) struct Row {
     pub(crate) values: Vec<Value>,
     pub(crate) unescaped: String,
-    places: Places,
+    pub(super) places: Places,
 }
 
 /// Reads the fields of a record's value.
@@ -33,7 +33,7 @@ impl ValueReader {
             slot += field.paths.len();
             fields.push((FieldPlan::new(field)?, slots));
         }
-        let paths = job.fields.iter().flat_map(|field| field.paths.iter().map(Vec::as_slice));
+        let paths = job.fields.iter().flat_map(|field| field.paths.iter().map(|path| path.keys.as_slice()));
         Ok(Self { map: FieldMap::new(paths), fields })
     }
 
@@ -53,7 +53,7 @@ impl ValueReader {
     }
 }
 
-fn flaw(flaw: Flaw) -> Fault {
+pub(super) fn flaw(flaw: Flaw) -> Fault {
     Fault::record(match flaw {
         Flaw::Syntax => reason::INVALID_JSON,
         Flaw::Depth => reason::TOO_DEEP,

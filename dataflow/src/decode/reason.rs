@@ -2,6 +2,10 @@
 
 /// Not one JSON document: syntax, two documents, a byte order mark, control characters, lone surrogates.
 pub(crate) const INVALID_JSON: &str = "invalid_json";
+/// A CSV record with a quote in the wrong place.
+pub(crate) const INVALID_CSV: &str = "invalid_csv";
+/// A CSV record that has not as many fields as the header.
+pub(crate) const WRONG_COLUMN_COUNT: &str = "wrong_column_count";
 /// Not UTF-8.
 pub(crate) const INVALID_UTF8: &str = "invalid_utf8";
 /// More than 64 containers inside each other.
@@ -10,6 +14,10 @@ pub(crate) const TOO_DEEP: &str = "too_deep";
 pub(crate) const DUPLICATE_KEY: &str = "duplicate_key";
 /// JSON, but not an object.
 pub(crate) const NOT_AN_OBJECT: &str = "not_an_object";
+/// A JSON document without the array that `each` names.
+pub(crate) const NO_RECORDS: &str = "no_records";
+/// A CSV file whose first line is no header: not UTF-8, too long, or a name twice.
+pub(crate) const BAD_HEADER: &str = "bad_header";
 /// Longer than the source's `max_record`.
 pub(crate) const TOO_LARGE: &str = "too_large";
 /// A record without value, where the job has no `tombstone`.

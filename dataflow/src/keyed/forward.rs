@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt16Array, UInt32Array, new_null_array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt16Type, UInt32Type};
+use arrow::datatypes::{Int64Type, SchemaRef, UInt8Type, UInt16Type, UInt32Type};
 use pulso_core::ids::KeyGroup;
 use pulso_core::key_group;
 use pulso_expr::Expression;
@@ -14,14 +14,13 @@ use pulso_job::{AggregateSpec, ColumnIndex, JobSpec, RowsFrom};
 use super::Records;
 use super::rows::{canonical, known, samples};
 use crate::aggregate::Aggregate;
-use crate::batch::{KEY_GROUP, POSITION, SPLIT, TIMESTAMP, column, key_groups};
+use crate::batch::{column, forwarded_schema, key_groups};
 use crate::error::{DataflowError, Result};
 use crate::evaluate::condition;
 use crate::key::KeyColumns;
 use crate::sink::Step;
 
-/// Columns before the job's own: as in every payload, the split being the key group of the first stage and the position
-/// the row's number in what it sends in the epoch; then what the row did to its key, and for which aggregate it is.
+/// Columns before the job's own in [`forwarded_schema`].
 const HEAD: usize = 6;
 const STEP: usize = 4;
 const AGGREGATE: usize = 5;
@@ -50,7 +49,7 @@ impl Forward {
             condition: aggregate.into_condition(),
             needed,
             key_groups: job.key_groups,
-            schema: schema_of(&schema),
+            schema: forwarded_schema(&schema),
         })
     }
 
@@ -118,19 +117,6 @@ pub(super) fn received(rows: &RecordBatch, aggregate: usize, schema: &SchemaRef)
         samples_ms: samples(known(rows.column(column::TIMESTAMP).as_primitive_opt::<Int64Type>())?),
         timestamps: Arc::clone(rows.column(column::TIMESTAMP)),
     })
-}
-
-fn schema_of(job: &Schema) -> SchemaRef {
-    let mut fields = vec![
-        Arc::new(Field::new(KEY_GROUP, DataType::UInt16, false)),
-        Arc::new(Field::new(SPLIT, DataType::UInt32, false)),
-        Arc::new(Field::new(POSITION, DataType::Int64, false)),
-        Arc::new(Field::new(TIMESTAMP, DataType::Int64, false)),
-        Arc::new(Field::new("__step", DataType::UInt8, false)),
-        Arc::new(Field::new("__aggregate", DataType::UInt16, false)),
-    ];
-    fields.extend(job.fields().iter().map(|f| Arc::new(Field::new(f.name(), f.data_type().clone(), true))));
-    Arc::new(Schema::new(fields))
 }
 
 fn code(step: Step) -> u8 {

@@ -8,9 +8,9 @@ use super::name::Columns;
 use crate::code;
 use crate::document::{Entry, Section, list, nearest, printable};
 use crate::reader::Reader;
-use crate::spec::{Bound, FieldSpec, FieldType, TimestampText};
+use crate::spec::{Bound, FieldPath, FieldSpec, FieldType, PathStart, TimestampText};
 
-const TYPES: [&str; 10] =
+pub(crate) const TYPES: [&str; 10] =
     ["string", "bool", "int32", "int64", "float64", "decimal(p,s)", "timestamp", "date", "uuid", "json"];
 /// Most alternatives of one field, and most objects that a path goes into.
 const MAX_PATH: usize = 16;
@@ -31,27 +31,41 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, columns: &mut Co
         reader.error(code::TOO_LARGE, &entry.key_span, format!("a record may have {MAX_COLUMNS} columns"));
         return;
     }
-    let from_root_of_file = source_is_files(root);
+    let caret = caret(root);
     let mut taken = BTreeMap::new();
     for entry in &section.entries {
-        match field(reader, entry, from_root_of_file, &mut taken) {
+        match field(reader, entry, caret, &mut taken) {
             Some(field) => columns.add_field(field),
             None => columns.add_broken(entry.key),
         }
     }
 }
 
-/// In file sources `^a.b` starts at the file's root.
-fn source_is_files(root: &Section<'_>) -> bool {
+/// What `^` in front of a path means in this job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caret {
+    /// Elements of a file's array: the file's root.
+    Root,
+    /// A record of a file is all there is.
+    NoEach,
+    Kafka,
+}
+
+fn caret(root: &Section<'_>) -> Caret {
     let source = root.take("source").and_then(|entry| entry.value.as_table());
-    source.and_then(|table| table.get("type")).is_some_and(|kind| kind.get_ref().as_str() == Some("files"))
+    let files = source.filter(|table| table.get("type").is_some_and(|kind| kind.get_ref().as_str() == Some("files")));
+    match files {
+        None => Caret::Kafka,
+        Some(files) if files.contains_key("each") => Caret::Root,
+        Some(_) => Caret::NoEach,
+    }
 }
 
 fn field(
     reader: &mut Reader<'_>,
     entry: &Entry<'_>,
-    from_root_of_file: bool,
-    taken: &mut BTreeMap<Vec<String>, String>,
+    caret: Caret,
+    taken: &mut BTreeMap<FieldPath, String>,
 ) -> Option<FieldSpec> {
     let named = reader.check_name("a column", entry.key, &entry.key_span);
     if entry.key == "pulso_change" {
@@ -69,7 +83,7 @@ fn field(
         Some(entry) => Some(reader.string(&entry)?.to_owned()),
         None => None,
     };
-    let paths = paths(reader, &section, entry, from_root_of_file, taken);
+    let paths = paths(reader, &section, entry, caret, taken);
     section.know(&["min", "max", "one_of", "max_bytes", "epoch", "assume_zone"]);
     reader.no_others(&section);
     let mut kind = kind?;
@@ -156,9 +170,9 @@ fn paths(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
     field: &Entry<'_>,
-    from_root_of_file: bool,
-    taken: &mut BTreeMap<Vec<String>, String>,
-) -> Option<Vec<Vec<String>>> {
+    caret: Caret,
+    taken: &mut BTreeMap<FieldPath, String>,
+) -> Option<Vec<FieldPath>> {
     let given = match section.take("path") {
         Some(entry) if entry.value.as_str().is_some() => {
             let shown = printable(entry.value.as_str().unwrap_or_default());
@@ -180,7 +194,7 @@ fn paths(
     let mut paths = Vec::new();
     let mut good = true;
     for (text, span) in given {
-        match path(reader, text, &span, from_root_of_file) {
+        match path(reader, text, &span, caret) {
             Some(path) => match taken.get(&path) {
                 Some(other) if other != field.key => {
                     let message = format!("`{}` is read by the field `{}` already", printable(text), printable(other));
@@ -198,11 +212,27 @@ fn paths(
     good.then_some(paths)
 }
 
-fn path(reader: &mut Reader<'_>, text: &str, span: &Range<usize>, from_root_of_file: bool) -> Option<Vec<String>> {
-    if text.starts_with('^') && !from_root_of_file {
-        reader.error(code::BAD_PATH, span, "^ starts at the root of a file; a Kafka record has only itself");
+fn path(reader: &mut Reader<'_>, text: &str, span: &Range<usize>, caret: Caret) -> Option<FieldPath> {
+    let wrong = match caret {
+        _ if !text.starts_with('^') => None,
+        Caret::Root => None,
+        Caret::NoEach => Some("^ starts at the root of a file, so it needs `each`: else the record is all there is"),
+        Caret::Kafka => Some("^ starts at the root of a file; a Kafka record has only itself"),
+    };
+    if let Some(wrong) = wrong {
+        reader.error(code::BAD_PATH, span, wrong);
         return None;
     }
+    let (from, inner) = match text.strip_prefix('^') {
+        Some(rest) => (PathStart::File, rest),
+        None => (PathStart::Record, text),
+    };
+    let keys = object_keys(reader, inner, span)?;
+    Some(FieldPath { from, keys })
+}
+
+/// `a.b` as a list of object keys.
+pub(super) fn object_keys(reader: &mut Reader<'_>, text: &str, span: &Range<usize>) -> Option<Vec<String>> {
     let keys: Vec<String> = text.split('.').map(str::to_owned).collect();
     if keys.iter().any(String::is_empty) || keys.len() > MAX_PATH || text.contains(char::is_control) {
         let message = format!("`{}` is not a path", printable(text));
@@ -236,22 +266,7 @@ fn timestamp_keys(reader: &mut Reader<'_>, section: &Section<'_>, kind: &mut Fie
             *text = TimestampText::Epoch { per_second: reader.choice(&epoch, &units)? };
         }
         (None, Some(entry)) => {
-            let zone = reader.string(&entry)?;
-            if jiff::tz::TimeZone::get(zone).is_err() {
-                let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
-                let help = nearest(zone, known.iter().map(String::as_str))
-                    .map_or("a zone is an IANA name: \"UTC\", \"America/Sao_Paulo\"".to_owned(), |meant| {
-                        format!("did you mean `{meant}`?")
-                    });
-                reader.error_help(
-                    code::BAD_TIME,
-                    &entry.span,
-                    format!("there is no time zone `{}`", printable(zone)),
-                    help,
-                );
-                return None;
-            }
-            *text = TimestampText::Rfc3339 { assume_zone: Some(zone.to_owned()) };
+            *text = TimestampText::Rfc3339 { assume_zone: Some(zone_name(reader, &entry)?) };
         }
         (Some(_), Some(zone)) => {
             reader.error(
@@ -264,6 +279,22 @@ fn timestamp_keys(reader: &mut Reader<'_>, section: &Section<'_>, kind: &mut Fie
         (None, None) => {}
     }
     Some(())
+}
+
+/// The IANA name of a time zone.
+pub(super) fn zone_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
+    let zone = reader.string(entry)?;
+    if jiff::tz::TimeZone::get(zone).is_ok() {
+        return Some(zone.to_owned());
+    }
+    let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let help = nearest(zone, known.iter().map(String::as_str))
+        .map_or("a zone is an IANA name: \"UTC\", \"America/Sao_Paulo\"".to_owned(), |meant| {
+            format!("did you mean `{meant}`?")
+        });
+    let message = format!("there is no time zone `{}`", printable(zone));
+    reader.error_help(code::BAD_TIME, &entry.span, message, help);
+    None
 }
 
 type Bounds = (Option<Bound>, Option<Bound>);

@@ -53,7 +53,7 @@ mod tests {
     use crate::spec::FieldType;
 
     fn read(toml: &str) -> Result<InputSpec, Diagnostics> {
-        input(&Submission { toml: toml.to_owned(), environment: BTreeMap::new() }, "job.toml")
+        input(&Submission { toml: toml.to_owned(), environment: BTreeMap::new(), folder: String::new() }, "job.toml")
     }
 
     #[test]

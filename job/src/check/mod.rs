@@ -3,6 +3,7 @@
 mod aggregate;
 mod expression;
 mod field;
+mod files;
 mod input;
 mod name;
 mod panel;
@@ -13,6 +14,7 @@ mod target;
 mod time;
 
 use std::ops::Range;
+use std::path::Path;
 
 use toml::de::DeTable;
 
@@ -24,6 +26,9 @@ use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
 use crate::submission::{MAX_FILE_BYTES, Submission};
 pub use input::{InputSpec, input};
 use name::Columns;
+
+pub(crate) use field::TYPES;
+pub(crate) use panel::CHARTS;
 
 /// Most keys and list elements of a file.
 const MAX_KEYS: usize = 10_000;
@@ -54,7 +59,7 @@ pub fn check(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<D
         return unfinished(reader, file_name);
     }
     let root = Section::new("", 0..0, document.get_ref());
-    let job = job(&mut reader, &root);
+    let job = job(&mut reader, &root, Path::new(&submission.folder));
     let warnings = reader.finish(file_name)?;
     match job {
         Some(job) => Ok((job, warnings)),
@@ -73,7 +78,7 @@ pub fn shown(submission: &Submission) -> String {
     let text = submission.toml.as_str();
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let mut reader = Reader::new(text, &submission.environment);
-    job(&mut reader, &Section::new("", 0..0, document.get_ref()));
+    job(&mut reader, &Section::new("", 0..0, document.get_ref()), Path::new(&submission.folder));
     reader.shown()
 }
 
@@ -84,7 +89,7 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,
@@ -108,8 +113,8 @@ fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     let rules = expression::rules(reader, root, &columns);
     let filter = expression::filter(reader, root, &columns);
     expression::derive(reader, root, &mut columns);
-    let source = source::read(reader, root, &columns);
-    let targets = target::read(reader, root);
+    let source = source::read(reader, root, &columns, folder);
+    let targets = target::read(reader, root, folder);
     let time = time::time(reader, root, &columns);
     let dedup = time::dedup(reader, root, &columns, time.as_ref());
     if let Some(source) = &source {
@@ -123,6 +128,7 @@ fn job(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<JobSpec> {
     let panels = panel::read(reader, root, &targets);
     if let Some(source) = &source {
         source::on_change_fits(reader, source, &sinks, &aggregates);
+        files::outputs_are_no_input(reader, &source.spec, &targets);
     }
     targets.warn_unused(reader, root);
     reader.no_others(root);

@@ -9,7 +9,7 @@ use crate::document::{Entry, Section};
 use crate::reader::Reader;
 use crate::spec::PanelSpec;
 
-const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
+pub(crate) const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
 /// Words of statements that write, lock or hand out files; none is needed to read.
 const WRITING: [&str; 17] = [
     "insert", "update", "delete", "merge", "into", "truncate", "drop", "create", "alter", "grant", "revoke", "copy",
@@ -38,18 +38,14 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
     let sql = reader.required(section, "sql").and_then(|entry| sql(reader, &entry));
     let target = match section.take("in") {
         Some(entry) => match targets.find(reader, &entry) {
-            Found::Database(target) => Some(target),
-            Found::Kafka(_) => {
+            Found::Database(target, _) => Some(target),
+            Found::Kafka(_) | Found::Files(_) => {
                 reader.error(code::BAD_PANEL, &entry.span, "a panel asks a database, and this target is none");
-                None
-            }
-            Found::Later => {
-                reader.not_yet(&entry.span, "panels of targets of this type");
                 None
             }
             Found::Nothing => None,
         },
-        None => targets.first_database(),
+        None => targets.first_database().map(|(target, _)| target),
     };
     let every = section.take("every").map_or(Some(Duration::from_secs(5)), |entry| {
         reader.duration(&entry, Duration::from_secs(1)..=Duration::from_secs(86_400))

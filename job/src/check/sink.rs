@@ -8,15 +8,15 @@ use super::aggregate::Aggregates;
 use super::expression::{MAX_COLUMNS, compile, condition};
 use super::name::{Columns, Scope};
 use super::source::Source;
-use super::target::{Found, Targets, table};
+use super::target::{Database, Found, Targets, table};
 use super::time::{Dedup, Time};
 use super::{MAX_TABLES, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::spec::{
-    AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec, TargetIndex,
-    TopicSpec, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, FileFormat, OnChanged, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, TableSpec,
+    TargetIndex, TopicSpec, WindowSpec, WriteMode,
 };
 
 const KEYS: [&str; 14] = [
@@ -39,8 +39,6 @@ const KEYS: [&str; 14] = [
 const DATABASE_KEYS: [&str; 7] = ["table", "write", "key", "newest_by", "one_to_one", "create", "delete_when"];
 /// Columns that every PostgreSQL table has already.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
-/// Schemas in which a job has no business.
-const FOREIGN_SCHEMAS: [&str; 2] = ["pulso", "information_schema"];
 
 /// What is known of the rows that sinks are fed with.
 pub(super) struct Feed<'c> {
@@ -294,10 +292,7 @@ fn sink(
     let to = reader.required(section, "to");
     let found = to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to));
     let from = section.take("from").map_or(Some(RowsFrom::Records), |from| rows_from(reader, &from, aggregates));
-    if let (Found::Later, Some(to)) = (found, &to) {
-        reader.not_yet(&to.span, "sinks to targets of this type");
-    }
-    let (Found::Database(target) | Found::Kafka(target)) = found else {
+    let (Found::Database(target, _) | Found::Kafka(target) | Found::Files(target)) = found else {
         section.know(&KEYS);
         reader.no_others(section);
         return None;
@@ -318,9 +313,9 @@ fn sink(
     };
     let to = match found {
         Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
-        Found::Database(_) | Found::Later | Found::Nothing => {
-            database(reader, section, columns, sink_columns.as_deref(), target, tables)
-        }
+        Found::Files(_) => files(reader, section),
+        Found::Database(_, kind) => database(reader, section, columns, sink_columns.as_deref(), (target, kind), tables),
+        Found::Nothing => None,
     };
     reader.no_others(section);
     let key_span = section.take("key").map_or(section.span.clone(), |entry| entry.span);
@@ -339,7 +334,7 @@ fn database(
     section: &Section<'_>,
     columns: &Columns,
     sink_columns: Option<&[SinkColumn]>,
-    target: TargetIndex,
+    target: (TargetIndex, Database),
     tables: &mut Vec<(TargetIndex, (String, String))>,
 ) -> Option<SinkTo> {
     let name = reader.required(section, "table").and_then(|entry| sink_table(reader, &entry, target, tables));
@@ -370,6 +365,23 @@ fn topic(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkC
     not_for(reader, section, &DATABASE_KEYS, "Kafka");
     not_for(reader, section, &["format"], "Kafka");
     Some(SinkTo::Topic(TopicSpec { topic: topic?, record_key: record_key? }))
+}
+
+fn files(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<SinkTo> {
+    let formats = [("jsonl", FileFormat::Jsonl), ("csv", FileFormat::Csv), ("parquet", FileFormat::Parquet)];
+    let format = match section.take("format") {
+        Some(entry) => {
+            let format = reader.choice(&entry, &formats);
+            if format == Some(FileFormat::Parquet) {
+                reader.not_yet(&entry.span, "files in Parquet");
+            }
+            format
+        }
+        None => Some(FileFormat::Jsonl),
+    };
+    not_for(reader, section, &DATABASE_KEYS, "files");
+    not_for(reader, section, &["topic", "record_key"], "files");
+    format.map(SinkTo::Files)
 }
 
 /// Keys of another type of target.
@@ -404,12 +416,12 @@ fn rows_from(reader: &mut Reader<'_>, from: &Entry<'_>, aggregates: &Aggregates)
 fn sink_table(
     reader: &mut Reader<'_>,
     entry: &Entry<'_>,
-    target: TargetIndex,
+    (target, database): (TargetIndex, Database),
     tables: &mut Vec<(TargetIndex, (String, String))>,
 ) -> Option<(String, String)> {
-    let table = table(reader, entry)?;
-    if FOREIGN_SCHEMAS.contains(&table.0.as_str()) || table.0.starts_with("pg_") {
-        reader.error(code::SINK_TABLE, &entry.span, format!("the schema `{}` is not for tables of a job", table.0));
+    let table = table(reader, entry, database)?;
+    if let Some(reason) = database.forbids(&table) {
+        reader.error(code::SINK_TABLE, &entry.span, reason);
         return None;
     }
     if tables.contains(&(target, table.clone())) {

@@ -1,10 +1,12 @@
 //! `[source]`.
 
 use std::ops::Range;
+use std::path::Path;
 
 use secrecy::SecretString;
 
 use super::aggregate::Aggregates;
+use super::files;
 use super::name::Columns;
 use super::sink::Sinks;
 use super::time::Dedup;
@@ -17,6 +19,8 @@ use crate::spec::{
 };
 
 const FILES_KEYS: [&str; 8] = ["path", "format", "each", "header", "delimiter", "follow", "when_bad", "when_done"];
+const KAFKA_KEYS: [&str; 9] =
+    ["brokers", "topic", "start", "tombstone", "on_data_loss", "on_change", "tls", "sasl", "max_record"];
 /// First parts of Kafka client properties that people know and might put here.
 const PROPERTIES: [&str; 12] = [
     "enable",
@@ -42,17 +46,27 @@ pub(super) struct Source {
     on_change_span: Range<usize>,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, columns: &Columns) -> Option<Source> {
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, columns: &Columns, folder: &Path) -> Option<Source> {
     let entry = reader.required(root, "source")?;
     let section = reader.section("[source]", &entry)?;
     let kind = reader.required(&section, "type")?;
     match reader.choice(&kind, &[("kafka", true), ("files", false)])? {
         true => kafka(reader, &section, columns),
         false => {
-            reader.not_yet(&kind.span, "sources of type files");
-            section.know(&FILES_KEYS);
+            let spec = files::source(reader, &section, columns, folder);
+            for entry in section.unknown().filter(|entry| KAFKA_KEYS.contains(&entry.key)) {
+                let message = format!("`{}` belongs to sources of type kafka", entry.key);
+                reader.error(code::WRONG_TABLE, &entry.key_span, message);
+            }
+            section.know(&KAFKA_KEYS);
             reader.no_others(&section);
-            None
+            let nowhere = section.span.clone();
+            Some(Source {
+                spec: SourceSpec::Files(spec?),
+                tombstone: None,
+                tombstone_span: nowhere.clone(),
+                on_change_span: nowhere,
+            })
         }
     }
 }
@@ -312,7 +326,7 @@ pub(super) fn tombstone_fits(reader: &mut Reader<'_>, source: &Source, dedup: Op
 }
 
 pub(super) fn on_change_fits(reader: &mut Reader<'_>, source: &Source, sinks: &Sinks, aggregates: &Aggregates) {
-    let SourceSpec::Kafka(kafka) = &source.spec;
+    let SourceSpec::Kafka(kafka) = &source.spec else { return };
     if kafka.on_change != OnChange::Accept {
         return;
     }

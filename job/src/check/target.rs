@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, source, unknown_name};
+use super::{MAX_TABLES, field, files, source, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -28,23 +30,28 @@ struct Target {
 
 enum State {
     Good(TargetKind),
-    /// Of a type that comes with the next version.
-    Later,
     /// Its mistakes are reported.
     Broken,
+}
+
+/// They name their tables differently.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Database {
+    Postgres,
+    MySql,
 }
 
 /// What a reference to a target finds.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
-    Database(TargetIndex),
+    Database(TargetIndex, Database),
     Kafka(TargetIndex),
-    Later,
+    Files(TargetIndex),
     /// Broken or unknown: reported.
     Nothing,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Targets {
     let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false) };
     let Some(entry) = reader.required(root, "target") else {
         return targets;
@@ -67,7 +74,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
             continue;
         }
         let named = reader.check_name("a target", entry.key, &entry.key_span);
-        let state = target(reader, entry).filter(|_| named).unwrap_or(State::Broken);
+        let state = target(reader, entry, folder).filter(|_| named).unwrap_or(State::Broken);
         targets.list.push(Target {
             name: entry.key.to_owned(),
             span: entry.key_span.clone(),
@@ -76,34 +83,31 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Targets {
         });
     }
     targets.no_database_twice(reader);
+    targets.no_folder_twice(reader);
     targets
 }
 
-fn target(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<State> {
+fn target(reader: &mut Reader<'_>, entry: &Entry<'_>, folder: &Path) -> Option<State> {
     let section = reader.section(format!("[target.{}]", printable(entry.key)), entry)?;
     let kind = reader.required(&section, "type")?;
-    let keys: &[&'static str] =
-        match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
-            0 => return postgres(reader, &section),
-            1 => &["url", "zone", "max_refused"],
-            2 => return kafka(reader, &section),
-            _ => &["path", "roll"],
-        };
-    let what = format!("targets of type {}", kind.value.as_str().unwrap_or_default());
-    reader.not_yet(&kind.span, &what);
-    section.know(keys);
-    reader.no_others(&section);
-    Some(State::Later)
+    match reader.choice(&kind, &[("postgres", 0), ("mysql", 1), ("kafka", 2), ("files", 3)])? {
+        0 => database(reader, &section, Database::Postgres),
+        1 => database(reader, &section, Database::MySql),
+        2 => kafka(reader, &section),
+        _ => files_target(reader, &section, folder),
+    }
 }
 
-fn postgres(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
-    let url = reader.required(section, "url").and_then(|entry| postgres_url(reader, &entry));
+fn database(reader: &mut Reader<'_>, section: &Section<'_>, database: Database) -> Option<State> {
+    let url = reader.required(section, "url").and_then(|entry| url(reader, &entry, database));
     let max_refused = section.take("max_refused").map_or(Some(0.1), |entry| share(reader, &entry));
-    if let Some(zone) = section.take("zone") {
-        reader.not_yet(&zone.key_span, "`zone`: columns without zone");
-    }
+    let zone = section.take("zone").map_or(Some("UTC".to_owned()), |entry| field::zone_name(reader, &entry));
     reader.no_others(section);
-    Some(State::Good(TargetKind::Postgres { url: url?, max_refused: max_refused? }))
+    let (url, zone, max_refused) = (url?, zone?, max_refused?);
+    Some(State::Good(match database {
+        Database::Postgres => TargetKind::Postgres { url, zone, max_refused },
+        Database::MySql => TargetKind::MySql { url, zone, max_refused },
+    }))
 }
 
 fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
@@ -113,14 +117,31 @@ fn kafka(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<State> {
     Some(State::Good(TargetKind::Kafka { brokers: brokers?, security: security? }))
 }
 
-fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretString> {
+fn files_target(reader: &mut Reader<'_>, section: &Section<'_>, folder: &Path) -> Option<State> {
+    const LEAST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_secs(86_400);
+    let path = reader.required(section, "path").and_then(|entry| files::folder(reader, &entry, folder));
+    let minute = Some(Duration::from_secs(60));
+    let roll = section.take("roll").map_or(minute, |entry| reader.duration(&entry, LEAST..=MOST));
+    reader.no_others(section);
+    Some(State::Good(TargetKind::Files { folder: path?, roll: roll? }))
+}
+
+fn url(reader: &mut Reader<'_>, entry: &Entry<'_>, database: Database) -> Option<SecretString> {
     let (text, origin) = reader.secret(entry)?;
-    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let rest = match database {
+        Database::Postgres => text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")),
+        Database::MySql => text.strip_prefix("mysql://"),
+    };
     let parts = rest.map(|rest| {
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let authority = address.split('/').next().unwrap_or_default();
+        let (authority, name) = address.split_once('/').unwrap_or((address, ""));
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-        (user.contains(':'), !host.is_empty() || query.contains("host="))
+        let whole = match database {
+            Database::Postgres => !host.is_empty() || query.contains("host="),
+            Database::MySql => !user.is_empty() && !host.is_empty() && !name.is_empty() && !name.contains('/'),
+        };
+        (user.contains(':'), whole)
     });
     match parts {
         Some((password, true)) if !text.contains(char::is_whitespace) => {
@@ -135,11 +156,12 @@ fn postgres_url(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<SecretStri
             Some(SecretString::from(text))
         }
         _ => {
-            reader.error(
-                code::BAD_ADDRESS,
-                &entry.span,
-                "the address must be postgres://user:password@host:port/database",
-            );
+            let scheme = match database {
+                Database::Postgres => "postgres",
+                Database::MySql => "mysql",
+            };
+            let message = format!("the address must be {scheme}://user:password@host:port/database");
+            reader.error(code::BAD_ADDRESS, &entry.span, message);
             None
         }
     }
@@ -159,12 +181,24 @@ fn share(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<f64> {
     share
 }
 
+impl Target {
+    fn folder(&self) -> Option<&Path> {
+        match &self.state {
+            State::Good(TargetKind::Files { folder, .. }) => Some(folder),
+            State::Good(TargetKind::Postgres { .. } | TargetKind::MySql { .. } | TargetKind::Kafka { .. })
+            | State::Broken => None,
+        }
+    }
+}
+
 impl Targets {
     /// All tables of one database must be one target, since they are written in one transaction.
     fn no_database_twice(&self, reader: &mut Reader<'_>) {
         let url = |target: &Target| match &target.state {
-            State::Good(TargetKind::Postgres { url, .. }) => Some(url.expose_secret().to_owned()),
-            State::Good(TargetKind::Kafka { .. }) | State::Later | State::Broken => None,
+            State::Good(TargetKind::Postgres { url, .. } | TargetKind::MySql { url, .. }) => {
+                Some(url.expose_secret().to_owned())
+            }
+            State::Good(TargetKind::Kafka { .. } | TargetKind::Files { .. }) | State::Broken => None,
         };
         for (index, target) in self.list.iter().enumerate() {
             let same = |other: &&Target| url(other).is_some() && url(other) == url(target);
@@ -180,6 +214,23 @@ impl Targets {
         }
     }
 
+    /// Writers of two targets would not know of each other's files.
+    fn no_folder_twice(&self, reader: &mut Reader<'_>) {
+        for (index, target) in self.list.iter().enumerate() {
+            let same = |other: &&Target| other.folder().is_some() && other.folder() == target.folder();
+            if let Some(other) = self.list[..index].iter().find(same) {
+                let message = format!("this is the folder of the target `{}`", other.name);
+                let help = "one target can be named by several sinks";
+                reader.error_help(code::DUPLICATE_NAME, &target.span, message, help);
+            }
+        }
+    }
+
+    /// Folders that sinks or dead letters may write files to, with the places of their targets.
+    pub(super) fn folders(&self) -> impl Iterator<Item = (&Path, &Range<usize>)> {
+        self.list.iter().filter_map(|target| target.folder().map(|folder| (folder, &target.span)))
+    }
+
     pub(super) fn find(&self, reader: &mut Reader<'_>, entry: &Entry<'_>) -> Found {
         let Some(name) = reader.string(entry) else {
             return Found::Nothing;
@@ -191,17 +242,21 @@ impl Targets {
         };
         self.list[index].used.set(true);
         match &self.list[index].state {
-            State::Good(TargetKind::Postgres { .. }) => Found::Database(index),
+            State::Good(TargetKind::Postgres { .. }) => Found::Database(index, Database::Postgres),
+            State::Good(TargetKind::MySql { .. }) => Found::Database(index, Database::MySql),
             State::Good(TargetKind::Kafka { .. }) => Found::Kafka(index),
-            State::Later => Found::Later,
+            State::Good(TargetKind::Files { .. }) => Found::Files(index),
             State::Broken => Found::Nothing,
         }
     }
 
-    /// Where dead letters and panels go by default. Broken and later targets could have been it.
-    pub(super) fn first_database(&self) -> Option<TargetIndex> {
-        let database = |target: &Target| matches!(target.state, State::Good(TargetKind::Postgres { .. }));
-        self.list.iter().position(database)
+    /// Where dead letters and panels go by default. Broken targets could have been it.
+    pub(super) fn first_database(&self) -> Option<(TargetIndex, Database)> {
+        self.list.iter().enumerate().find_map(|(index, target)| match target.state {
+            State::Good(TargetKind::Postgres { .. }) => Some((index, Database::Postgres)),
+            State::Good(TargetKind::MySql { .. }) => Some((index, Database::MySql)),
+            State::Good(TargetKind::Kafka { .. } | TargetKind::Files { .. }) | State::Broken => None,
+        })
     }
 
     fn all_are_good(&self) -> bool {
@@ -228,17 +283,51 @@ impl Targets {
             .into_iter()
             .map(|target| match target.state {
                 State::Good(kind) => Some(TargetSpec { name: target.name, kind }),
-                State::Later | State::Broken => None,
+                State::Broken => None,
             })
             .collect()
     }
 }
 
-/// `name` or `schema.name`; `public` where no schema is named.
-pub(super) fn table(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<(String, String)> {
+impl Database {
+    /// Of a table that names none: empty is the database of the URL.
+    fn default_schema(self) -> &'static str {
+        match self {
+            Self::Postgres => "public",
+            Self::MySql => "",
+        }
+    }
+
+    fn default_letters(self) -> (String, String) {
+        match self {
+            Self::Postgres => ("pulso".to_owned(), "dead_letters".to_owned()),
+            Self::MySql => (String::new(), "pulso_dead_letters".to_owned()),
+        }
+    }
+
+    /// Why a sink must not write to this table.
+    pub(super) fn forbids(self, (schema, name): &(String, String)) -> Option<String> {
+        let foreign: &[&str] = match self {
+            Self::Postgres => &["pulso", "information_schema"],
+            Self::MySql => &["mysql", "information_schema", "performance_schema", "sys"],
+        };
+        if foreign.contains(&schema.as_str()) || self == Self::Postgres && schema.starts_with("pg_") {
+            return Some(format!("the schema `{schema}` is not for tables of a job"));
+        }
+        let own = self == Self::MySql && name.starts_with("pulso_");
+        own.then(|| format!("`{name}`: tables whose names begin with pulso_ are Pulso's own"))
+    }
+}
+
+/// `name` or `schema.name`.
+pub(super) fn table(reader: &mut Reader<'_>, entry: &Entry<'_>, database: Database) -> Option<(String, String)> {
     let text = reader.string(entry)?;
-    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
-    if !reader.check_name("a table", name, &entry.span) || !reader.check_name("a schema", schema, &entry.span) {
+    let (schema, name) = match text.split_once('.') {
+        Some((schema, name)) => (schema, name),
+        None => (database.default_schema(), text),
+    };
+    let named = schema == database.default_schema() || reader.check_name("a schema", schema, &entry.span);
+    if !reader.check_name("a table", name, &entry.span) || !named {
         return None;
     }
     Some((schema.to_owned(), name.to_owned()))
@@ -250,7 +339,6 @@ pub(super) fn dead_letter(
     targets: &Targets,
     sinks: &Sinks,
 ) -> Option<DeadLetterSpec> {
-    let default = || ("pulso".to_owned(), "dead_letters".to_owned());
     let Some(entry) = root.take("dead_letter") else {
         let first = targets.first_database().filter(|_| targets.all_are_good());
         if first.is_none() && targets.all_are_good() && !targets.list.is_empty() {
@@ -262,16 +350,17 @@ pub(super) fn dead_letter(
                 help,
             );
         }
-        return first.map(|target| DeadLetterSpec { target, to: DeadLettersTo::Table(default()) });
+        return first
+            .map(|(target, database)| DeadLetterSpec { target, to: DeadLettersTo::Table(database.default_letters()) });
     };
     let section = reader.section("[dead_letter]", &entry)?;
     let to = reader.required(&section, "to");
     let spec = match to.as_ref().map_or(Found::Nothing, |to| targets.find(reader, to)) {
-        Found::Database(target) => {
+        Found::Database(target, database) => {
             let table_entry = section.take("table");
             let table = match &table_entry {
-                Some(entry) => table(reader, entry),
-                None => Some(default()),
+                Some(entry) => table(reader, entry, database),
+                None => Some(database.default_letters()),
             };
             let span = table_entry.map_or(entry.key_span, |entry| entry.span);
             table.and_then(|table| {
@@ -286,12 +375,7 @@ pub(super) fn dead_letter(
             let topic = reader.required(&section, "topic").and_then(|entry| source::topic(reader, &entry));
             topic.map(|topic| DeadLetterSpec { target, to: DeadLettersTo::Topic(topic) })
         }
-        Found::Later => {
-            let span = to.map_or(entry.key_span, |to| to.span);
-            reader.not_yet(&span, "dead letters to targets of this type");
-            section.know(&["topic", "table"]);
-            None
-        }
+        Found::Files(target) => Some(DeadLetterSpec { target, to: DeadLettersTo::Files }),
         Found::Nothing => {
             section.know(&["topic", "table"]);
             None

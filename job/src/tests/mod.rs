@@ -2,7 +2,11 @@
 
 mod bad_input;
 mod examples;
+mod files;
 mod mutation;
+mod online;
+mod plan;
+mod schema;
 mod secrets;
 mod semantics;
 mod units;
@@ -53,9 +57,17 @@ key = ["id", "at"]
 "#;
 
 pub(super) fn submission(toml: &str) -> Submission {
-    let environment = [("DATABASE_URL", "postgres://app:s3cret-pw@db:5432/app"), ("EMPTY", "")];
+    let environment = [
+        ("DATABASE_URL", "postgres://app:s3cret-pw@db:5432/app"),
+        ("MYSQL_URL", "mysql://app:s3cret-pw@db:3306/app"),
+        ("EMPTY", ""),
+    ];
     let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Submission { toml: toml.to_owned(), environment: environment.collect::<BTreeMap<_, _>>() }
+    Submission {
+        toml: toml.to_owned(),
+        environment: environment.collect::<BTreeMap<_, _>>(),
+        folder: "/jobs".to_owned(),
+    }
 }
 
 pub(super) fn good(toml: &str) -> JobSpec {

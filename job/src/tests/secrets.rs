@@ -32,7 +32,7 @@ fn secrets_come_from_environment_default_and_file() {
     let TargetKind::Postgres { url, .. } = &job.targets[0].kind else { panic!() };
     assert_eq!(url.expose_secret(), "postgres://app:s3cret-pw@db:5432/app");
     let toml = with(r#"brokers = "localhost:9092""#, r#"brokers = { env = "NOT_SET", default = "a:1, b:2" }"#);
-    let SourceSpec::Kafka(kafka) = good(&toml).source;
+    let SourceSpec::Kafka(kafka) = good(&toml).source else { panic!() };
     assert_eq!(kafka.brokers, "a:1,b:2");
     let toml = with(r#"{ env = "DATABASE_URL" }"#, r#"{ file = "db.url" }"#);
     let mut submitted = submission(&toml);
@@ -72,7 +72,7 @@ sasl = { mechanism = "SCRAM-SHA-512", username = "u", password = { env = "EMPTY"
     submitted.environment.insert("file:ca.pem".into(), "-----BEGIN CERTIFICATE-----\n".into());
     let (job, warnings) = check(&submitted, "job.toml").unwrap();
     assert_eq!(warnings.iter().map(|warning| warning.code.as_str()).collect::<Vec<_>>(), ["P0022"]);
-    let SourceSpec::Kafka(kafka) = job.source;
+    let SourceSpec::Kafka(kafka) = job.source else { panic!() };
     let properties: Vec<(&str, &str)> =
         kafka.security.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
     assert_eq!(
@@ -126,7 +126,7 @@ fn a_fingerprint_is_of_the_meaning() {
     assert_ne!(first, fingerprint(&submission(&GOOD.replace("max = 10", "max = 11"))));
     let swapped = GOOD.replace("qty = {", "zty = {");
     assert_ne!(first, fingerprint(&submission(&swapped)));
-    let other = Submission { toml: GOOD.to_owned(), environment: BTreeMap::new() };
+    let other = Submission { toml: GOOD.to_owned(), environment: BTreeMap::new(), folder: String::new() };
     assert_ne!(first, fingerprint(&other));
 }
 
@@ -136,4 +136,18 @@ fn what_is_shown_has_no_secrets() {
     let shown = crate::shown(&submission(&toml));
     assert!(!shown.contains("hunter2") && shown.contains("[fields]"), "{shown}");
     assert_eq!(crate::shown(&submission("a = ")), "");
+}
+
+#[test]
+fn stand_ins_are_enough_for_the_check() {
+    let source = "brokers = { env = \"BROKERS\" }\ntls = { ca = { file = \"ca.pem\" } }\n\
+                  sasl = { mechanism = \"PLAIN\", username = { env = \"KUSER\" }, password = { file = \"pw\" } }";
+    let toml = with("brokers = \"localhost:9092\"", source)
+        .replace("[fields]", "[target.other]\ntype = \"postgres\"\nurl = { env = \"OTHER_URL\" }\n[fields]");
+    let environment = crate::stand_ins(&toml);
+    let names: Vec<&str> = environment.keys().map(String::as_str).collect();
+    assert_eq!(names, ["BROKERS", "DATABASE_URL", "KUSER", "OTHER_URL", "file:ca.pem", "file:pw"]);
+    let checked = crate::check(&crate::Submission { toml, environment, folder: "/jobs".to_owned() }, "job.toml");
+    assert!(checked.is_ok(), "{}", checked.unwrap_err().render(false));
+    assert!(crate::stand_ins("[source").is_empty());
 }

@@ -1,7 +1,9 @@
 //! What the parts of a job must be to each other.
 
 use super::{GOOD, bad, good, one, places, table, with};
-use crate::{DeadLettersTo, OnChange, SinkValue, SourceSpec, StartPosition, WriteMode};
+use crate::{
+    DeadLettersTo, FieldPath, OnChange, PathStart, SinkValue, SourceSpec, StartPosition, TargetKind, WriteMode,
+};
 
 const SINK_KEY: &str = "table = \"orders\"\nkey = [\"id\", \"at\"]";
 
@@ -44,10 +46,10 @@ fn fields_read_different_places() {
     one(note, r#"note = { type = "string", path = ["^a"] }"#, "P0053", "\"^a\"", "itself");
     one(note, r#"note = { type = "string", path = "a" }"#, "P0012", "\"a\"", "did you mean [\"a\"]?");
     one(note, r#"note = { type = "string", path = [] }"#, "P0014", "[]", "is empty");
-    assert_eq!(
-        good(&with(note, r#"note = { type = "string", path = ["a.b", "c"] }"#)).fields[5].paths,
-        [vec!["a", "b"], vec!["c"]]
-    );
+    let paths = good(&with(note, r#"note = { type = "string", path = ["a.b", "c"] }"#)).fields[5].paths.clone();
+    let keys =
+        |keys: &[&str]| FieldPath { from: PathStart::Record, keys: keys.iter().map(|key| (*key).to_owned()).collect() };
+    assert_eq!(paths, [keys(&["a", "b"]), keys(&["c"])]);
 }
 
 #[test]
@@ -75,7 +77,9 @@ fn timestamps_have_units_and_zones() {
 fn start_is_a_position() {
     let topic = "topic = \"orders\"";
     let start = |value: &str| {
-        let SourceSpec::Kafka(kafka) = good(&with(topic, &format!("{topic}\nstart = {value}"))).source;
+        let SourceSpec::Kafka(kafka) = good(&with(topic, &format!("{topic}\nstart = {value}"))).source else {
+            panic!()
+        };
         kafka.start
     };
     assert_eq!(start("\"latest\""), StartPosition::Latest);
@@ -200,7 +204,7 @@ fn columns_of_a_sink_are_columns_or_expressions() {
 #[test]
 fn accepting_changes_needs_upserts() {
     let accept = with("topic = \"orders\"", "topic = \"orders\"\non_change = \"accept\"");
-    let SourceSpec::Kafka(kafka) = good(&accept).source;
+    let SourceSpec::Kafka(kafka) = good(&accept).source else { panic!() };
     assert_eq!(kafka.on_change, OnChange::Accept);
     assert_eq!(places(&accept.replace(SINK_KEY, "table = \"orders\"\nwrite = \"append\"")), ["P0074 9:1 on_change"]);
 }
@@ -212,10 +216,10 @@ fn targets_are_databases_of_their_own() {
     assert_eq!(places(&two)[0], "P0054 14:9 other");
     one(
         "url = { env = \"DATABASE_URL\" }",
-        "url = { env = \"DATABASE_URL\" }\nzone = \"UTC\"",
-        "P0030",
-        "zone",
-        "not support",
+        "url = { env = \"DATABASE_URL\" }\nzone = \"America/Sao_Paolo\"",
+        "P0019",
+        "\"America/Sao_Paolo\"",
+        "did you mean `America/Sao_Paulo`?",
     );
     one("url = { env = \"DATABASE_URL\" }", "url = \"http://x\"", "P0023", "\"http://x\"", "postgres://");
     one(
@@ -228,6 +232,32 @@ fn targets_are_databases_of_their_own() {
     let unused = with("[fields]", "[target.other]\ntype = \"postgres\"\nurl = \"postgres://h/d\"\n\n[fields]");
     let (_, warnings) = crate::check(&super::submission(&unused), "job.toml").unwrap();
     assert_eq!(warnings.iter().map(|warning| warning.code.as_str()).collect::<Vec<_>>(), ["P0090"]);
+}
+
+#[test]
+fn mysql_names_its_tables_in_its_own_way() {
+    let url = "type = \"mysql\"\nurl = { env = \"MYSQL_URL\" }";
+    let mysql = with("type = \"postgres\"\nurl = { env = \"DATABASE_URL\" }", url);
+    let job = good(&mysql);
+    assert_eq!(table(&job.sinks[0]).name, (String::new(), "orders".to_owned()));
+    assert_eq!(job.dead_letter.to, DeadLettersTo::Table((String::new(), "pulso_dead_letters".to_owned())));
+    let TargetKind::MySql { zone, .. } =
+        &good(&mysql.replace(url, &format!("{url}\nzone = \"Asia/Kathmandu\""))).targets[0].kind
+    else {
+        panic!("a MySQL target")
+    };
+    assert_eq!(zone, "Asia/Kathmandu");
+    let other = good(&mysql.replace("table = \"orders\"", "table = \"shop.orders\""));
+    assert_eq!(table(&other.sinks[0]).name, ("shop".to_owned(), "orders".to_owned()));
+    for forbidden in ["mysql.user", "pulso_ledger"] {
+        let places = places(&mysql.replace("table = \"orders\"", &format!("table = \"{forbidden}\"")));
+        assert_eq!(places.len(), 1, "{places:?}");
+        assert!(places[0].starts_with("P0073") && places[0].ends_with(&format!("\"{forbidden}\"")), "{places:?}");
+    }
+    for bad in ["mysql://h/d", "mysql://u@h", "postgres://u@h/d", "mysql://u@h/d/e"] {
+        let places = places(&mysql.replace("{ env = \"MYSQL_URL\" }", &format!("\"{bad}\"")));
+        assert_eq!(places, [format!("P0023 12:7 \"{bad}\"")]);
+    }
 }
 
 #[test]

@@ -45,6 +45,8 @@ impl Catalog {
                 | Record::Plan { .. }
                 | Record::Cut { .. }
                 | Record::SplitsJoined { .. }
+                | Record::FilesFound { .. }
+                | Record::FilesRetired { .. }
                 | Record::CheckpointDone { .. }
                 | Record::Pinned { .. }
                 | Record::Collect { .. }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pulso_core::coordinator::{Answer, Call};
+use pulso_core::files::{FileNumber, FilesState, FoundFile};
 use pulso_core::ids::{JobId, Position, SessionId, SplitId, TaskManagerId};
 use pulso_core::message::Report;
 use pulso_core::record::JobDefinition;
@@ -32,6 +33,9 @@ pub(crate) enum Input {
     Heartbeat { session: SessionId, figures: Option<v1::Figures> },
     SessionLost { session: SessionId },
     SplitsFound { job: JobId, splits: BTreeMap<SplitId, Position> },
+    FilesFound { job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool },
+    FilesRetired { job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool },
+    Files { job: JobId, reply: oneshot::Sender<Option<FilesState>> },
     Call { call: Call, reply: oneshot::Sender<Result<Answer, NotLeading>> },
     Overview { reply: oneshot::Sender<Overview> },
     Find { name: String, reply: oneshot::Sender<Result<Option<JobDefinition>, NotLeading>> },
@@ -64,6 +68,19 @@ impl Handle {
 
     pub(crate) async fn splits_found(&self, job: JobId, splits: BTreeMap<SplitId, Position>) {
         self.tell(Input::SplitsFound { job, splits }).await;
+    }
+
+    pub(crate) async fn files_found(&self, job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool) {
+        self.tell(Input::FilesFound { job, found, gone, complete }).await;
+    }
+
+    pub(crate) async fn files_retired(&self, job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool) {
+        self.tell(Input::FilesRetired { job, files, all }).await;
+    }
+
+    /// What a job knows of its files; `None` where another JobManager leads, or there is no such job.
+    pub(crate) async fn files(&self, job: JobId) -> Option<FilesState> {
+        self.ask(|reply| Input::Files { job, reply }).await.ok().flatten()
     }
 
     /// Answers when what was asked for is done, which may take long.

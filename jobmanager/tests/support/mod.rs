@@ -62,7 +62,11 @@ pub(crate) fn environment(brokers: &str) -> BTreeMap<String, String> {
 
 /// Writes a control log whose only leader submitted one job and died.
 pub(crate) fn seed(folder: &Path) {
-    let submission = serde_json::json!({ "toml": TOML, "environment": environment("127.0.0.1:1") });
+    seed_job(folder, TOML, &environment("127.0.0.1:1"));
+}
+
+pub(crate) fn seed_job(folder: &Path, toml: &str, environment: &BTreeMap<String, String>) {
+    let submission = serde_json::json!({ "toml": toml, "environment": environment });
     let definition = JobDefinition {
         id: JobId(JOB),
         name: "vitals".to_owned(),

@@ -1,5 +1,6 @@
 //! What the JobManager tells a TaskManager.
 
+use pulso_core::files::{FileNumber, FoundFile, PlacedFile};
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Position, SplitId, WallTime};
 use pulso_core::message::{Deployment, Instruction, Opening, Restore, Seal};
 
@@ -52,6 +53,10 @@ impl From<Instruction> for v1::Instruction {
             Instruction::CheckpointDone { job, attempt, checkpoint } => {
                 (job, attempt, Kind::CheckpointDone(v1::CheckpointDone { checkpoint: checkpoint.0 }))
             }
+            Instruction::Files { job, attempt, files } => {
+                let files = files.into_iter().map(file_to_wire).collect();
+                (job, attempt, Kind::Files(v1::Files { files }))
+            }
             Instruction::Release { job, attempt } => (job, attempt, Kind::Release(v1::Release {})),
         };
         Self { job: id_bytes(job.0), attempt: attempt.0, kind: Some(kind) }
@@ -86,6 +91,9 @@ impl TryFrom<v1::Instruction> for Instruction {
             Kind::CheckpointDone(v1::CheckpointDone { checkpoint }) => {
                 Self::CheckpointDone { job, attempt, checkpoint: CheckpointId(checkpoint) }
             }
+            Kind::Files(v1::Files { files }) => {
+                Self::Files { job, attempt, files: files.into_iter().map(placed_file).collect() }
+            }
             Kind::Release(v1::Release {}) => Self::Release { job, attempt },
         })
     }
@@ -106,7 +114,19 @@ fn deploy_to_wire(deployment: Deployment) -> v1::Deploy {
         joined: deployment.joined.into_iter().map(|(split, start)| (split.0, start.0)).collect(),
         committed: deployment.committed.0,
         window: deployment.window,
+        files: deployment.files.into_iter().map(file_to_wire).collect(),
     }
+}
+
+fn file_to_wire(placed: PlacedFile) -> v1::PlacedFile {
+    let FoundFile { path, from, to, modified, inode, bad } = placed.file;
+    v1::PlacedFile { split: placed.split.0, number: placed.number.0, path, from, to, modified, inode, bad }
+}
+
+fn placed_file(wire: v1::PlacedFile) -> PlacedFile {
+    let v1::PlacedFile { split, number, path, from, to, modified, inode, bad } = wire;
+    let file = FoundFile { path, from, to, modified, inode, bad };
+    PlacedFile { split: SplitId(split), number: FileNumber(number), file }
 }
 
 fn deployment(job: JobId, attempt: Attempt, deploy: v1::Deploy) -> Result<Deployment> {
@@ -123,6 +143,7 @@ fn deployment(job: JobId, attempt: Attempt, deploy: v1::Deploy) -> Result<Deploy
         joined: deploy.joined.into_iter().map(|(split, start)| (SplitId(split), Position(start))).collect(),
         committed: Epoch(deploy.committed),
         window: deploy.window,
+        files: deploy.files.into_iter().map(placed_file).collect(),
     })
 }
 

@@ -8,6 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
 use pulso_core::cut::{Cut, CutHash, SplitCut};
+use pulso_core::files::{FileNumber, FoundFile, PlacedFile};
 use pulso_core::ids::{
     Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Position, SplitId, Stage, TargetId,
     TaskManagerId, WallTime,
@@ -150,23 +151,34 @@ fn restore() -> impl Strategy<Value = Restore> {
 
 fn deployment() -> impl Strategy<Value = Deployment> {
     let first = (job(), attempt(), definition(), plan(), btree_map(key_group(), epoch(), 0..3));
-    let joined = btree_map(split(), any::<i64>().prop_map(Position), 0..3);
+    let joined = (btree_map(split(), any::<i64>().prop_map(Position), 0..3), vec(file(), 0..3));
     let second = (btree_map(key_group(), restore(), 0..3), cut(), vec(cut(), 0..3), joined, epoch(), any::<u64>());
     (first, second).prop_map(
-        |((job, attempt, definition, plan, resume), (restore, start, replay, joined, committed, window))| Deployment {
-            job,
-            attempt,
-            definition,
-            plan,
-            resume,
-            restore,
-            start,
-            replay,
-            joined,
-            committed,
-            window,
+        |((job, attempt, definition, plan, resume), (restore, start, replay, (joined, files), committed, window))| {
+            Deployment {
+                job,
+                attempt,
+                definition,
+                plan,
+                resume,
+                restore,
+                start,
+                replay,
+                joined,
+                files,
+                committed,
+                window,
+            }
         },
     )
+}
+
+fn file() -> impl Strategy<Value = PlacedFile> {
+    let found = (any::<String>(), any::<[u64; 3]>(), any::<i64>(), proptest::option::of(any::<String>()));
+    (split(), any::<u32>(), found).prop_map(|(split, number, (path, [from, to, inode], modified, bad))| {
+        let file = FoundFile { path, from, to, modified, inode, bad };
+        PlacedFile { split, number: FileNumber(number), file }
+    })
 }
 
 fn instruction() -> impl Strategy<Value = Instruction> {
@@ -185,6 +197,7 @@ fn instruction() -> impl Strategy<Value = Instruction> {
     prop_oneof![
         fence().prop_map(|(job, attempt)| Instruction::Prepare { job, attempt }),
         deployment().prop_map(|d| Instruction::Deploy(Box::new(d))),
+        (fence(), vec(file(), 0..3)).prop_map(|((job, attempt), files)| Instruction::Files { job, attempt, files }),
         (fence(), opening).prop_map(|((job, attempt), opening)| Instruction::OpenCut { job, attempt, opening }),
         (fence(), seal).prop_map(|((job, attempt), seal)| Instruction::Seal { job, attempt, seal }),
         (fence(), epoch()).prop_map(|((job, attempt), committed)| Instruction::Progress { job, attempt, committed }),
@@ -377,7 +390,12 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn secrets_are_not_in_debug() {
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://u:hunter2@h/d".to_owned())]);
-    let request = v1::SubmitRequest { toml: "key = 'hunter2'".to_owned(), environment, file_name: String::new() };
+    let request = v1::SubmitRequest {
+        toml: "key = 'hunter2'".to_owned(),
+        environment,
+        file_name: String::new(),
+        folder: String::new(),
+    };
     let definition = v1::JobDefinition { submission: "hunter2".to_owned(), ..Default::default() };
     let text = format!("{request:?} {definition:?}");
     assert!(text.contains("DATABASE_URL") && !text.contains("hunter2"), "{text}");

@@ -45,12 +45,17 @@ pub struct JobFile(pub PathBuf);
 impl Cluster {
     /// A JobManager that answers, without TaskManagers.
     pub async fn start(world: &World, flags: &[&str]) -> Result<Self> {
+        Self::start_at(world.folder.path(), world.kafka.brokers(), world.postgres.url(), flags).await
+    }
+
+    /// The same without Kafka, for jobs that read files.
+    pub async fn start_at(folder: &Path, brokers: &str, database_url: &str, flags: &[&str]) -> Result<Self> {
         let mut cluster = Self {
-            folder: world.folder.path().join("cluster"),
+            folder: folder.join("cluster"),
             rpc: free_port()?,
             http: free_port()?,
-            brokers: world.kafka.brokers().to_owned(),
-            database_url: world.postgres.url().to_owned(),
+            brokers: brokers.to_owned(),
+            database_url: database_url.to_owned(),
             jobmanager: None,
             standby: None,
             started: 0,
@@ -154,13 +159,32 @@ impl Cluster {
         list.iter().map(|n| Ok(n["name"].as_str().context("a name")?.to_owned())).collect()
     }
 
+    /// How many key groups each TaskManager has that is registered.
+    pub fn key_groups(&self) -> Result<Vec<u64>> {
+        let nodes = self.json(&["nodes"])?;
+        let list = nodes.as_array().context("a list of TaskManagers")?;
+        list.iter().map(|node| node["key_groups"].as_u64().context("key groups")).collect()
+    }
+
     /// The health job without its aggregate, on this topic; `change` edits its text.
     pub fn health_job(&self, topic: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
-        let text = std::fs::read_to_string(repository().join("jobs/health-records.toml"))?;
-        ensure!(text.contains("\"health-data\""), "the job reads another topic than this test expects");
-        let path = self.folder.join(format!("{topic}.toml"));
-        std::fs::write(&path, change(text.replace("\"health-data\"", &format!("\"{topic}\""))))?;
+        self.job("health-records", |text| {
+            assert!(text.contains("\"health-data\""), "the job reads another topic than this test expects");
+            change(text.replace("\"health-data\"", &format!("\"{topic}\"")))
+        })
+    }
+
+    /// The file of this name in `jobs/`; `change` edits its text.
+    pub fn job(&self, name: &str, change: impl FnOnce(String) -> String) -> Result<JobFile> {
+        let text = std::fs::read_to_string(repository().join(format!("jobs/{name}.toml")))?;
+        let path = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&path, change(text))?;
         Ok(JobFile(path))
+    }
+
+    /// A job of the repository, unchanged.
+    pub fn example(name: &str) -> JobFile {
+        JobFile(repository().join("jobs").join(name).with_extension("toml"))
     }
 
     pub fn submit(&self, job: &JobFile) -> Result<()> {
@@ -170,8 +194,13 @@ impl Cluster {
 
     /// Waits until the conservation line adds up: each of the `total` records is read, and accounted for in one place.
     pub async fn accounts_for(&self, total: u64) -> Result<()> {
+        self.job_accounts_for("health-records", total).await
+    }
+
+    /// The same of this job.
+    pub async fn job_accounts_for(&self, job: &str, total: u64) -> Result<()> {
         until_ok("every record to be accounted for", Duration::from_secs(60), async || {
-            let status = self.json(&["status", "health-records"])?;
+            let status = self.json(&["status", job])?;
             let of = |name: &str| status[name].as_u64().unwrap_or(0);
             let sum = ["written", "filtered", "duplicates", "superseded", "dead_letters"].map(of).iter().sum::<u64>();
             let adds_up = sum == total && of("records_read") == total && status["conserved"] == true;
@@ -194,6 +223,23 @@ impl Cluster {
             bail!("healthctl {arguments:?} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr));
         }
         Ok(String::from_utf8(done.stdout)?)
+    }
+
+    /// Starts `healthctl`, which prints nothing.
+    pub fn start_healthctl(&self, arguments: &[&str]) -> Result<Child> {
+        self.command("healthctl").args(arguments).stdout(Stdio::null()).spawn().context("starting healthctl")
+    }
+
+    /// What the processes of the cluster logged so far.
+    pub fn logs(&self) -> Result<String> {
+        let paths = std::fs::read_dir(&self.folder)?.flatten().map(|entry| entry.path());
+        let logs = paths.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        Ok(logs.map(std::fs::read_to_string).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// How often a job has been started anew.
+    pub fn attempt(&self, job: &str) -> Result<u64> {
+        Ok(self.json(&["status", job])?["attempt"].as_u64().unwrap_or(0))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -232,7 +278,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        // A test that returns an error does not panic: set this to see what its cluster said.
+        if std::thread::panicking() || std::env::var_os("PULSO_TEST_LOGS").is_some() {
             self.print_logs();
         }
         let standby = self.standby.take().map(|standby| standby.process);

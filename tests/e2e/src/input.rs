@@ -113,6 +113,22 @@ impl Input {
         Ok(())
     }
 
+    /// Sends records with a key, which decides on the partition; one without value is a tombstone.
+    pub async fn send_keyed(&self, records: &[(String, Option<String>)]) -> Result<()> {
+        let mut waiting = Vec::with_capacity(records.len());
+        for (key, value) in records {
+            let mut record = FutureRecord::to(&self.topic).key(key);
+            if let Some(value) = value {
+                record = record.payload(value);
+            }
+            waiting.push(self.producer.send_result(record).map_err(|(error, _)| error)?);
+        }
+        for delivery in waiting {
+            delivery.await?.map_err(|(error, _)| error)?;
+        }
+        Ok(())
+    }
+
     /// Sends `count` messages: a fifth repeats an earlier one, a tenth corrects one, one in fifty is not good.
     pub async fn send(&mut self, count: usize) -> Result<()> {
         let messages: Vec<String> = (0..count).map(|_| self.next()).collect();

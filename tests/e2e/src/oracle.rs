@@ -89,6 +89,16 @@ pub fn any_expected(brokers: &str, topic: &str) -> Result<BTreeMap<Key, Vec<Row>
     Ok(rows)
 }
 
+/// Values of records by partition and offset.
+pub type Rejected = BTreeMap<(i32, i64), Option<Vec<u8>>>;
+
+/// Records that are no good: each is a dead letter.
+pub fn rejected(brokers: &str, topic: &str) -> Result<Rejected> {
+    let all = records(brokers, topic)?.into_iter();
+    let bad = all.filter(|record| record.value.as_deref().and_then(good).is_none());
+    Ok(bad.map(|record| ((record.partition, record.offset), record.value)).collect())
+}
+
 /// The row of a message that the health job accepts.
 fn good(payload: &[u8]) -> Option<(Key, Row)> {
     let value: Value = serde_json::from_slice(payload).ok()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pulso_core::ids::{Epoch, EventTime, KeyGroup, KeyGroupId, Position, SplitId, Stage, TargetId};
+use pulso_core::key_group;
 use pulso_core::message::Counters;
 
 /// A record on its way over the exchange.
@@ -58,8 +59,27 @@ pub(crate) struct Written {
 /// The target with the keyed table; every other one has the append table alone.
 pub(crate) const KEYED: TargetId = TargetId(0);
 
+/// The stage behind an exchange of its own, where a seed has one.
+pub(crate) const SECOND: Stage = Stage(1);
+/// Keys of the second stage: records of many keys of the first meet in each.
+const SECOND_KEYS: u32 = 7;
+
 pub(crate) fn id(group: KeyGroup) -> KeyGroupId {
     KeyGroupId { stage: Stage(0), group }
+}
+
+/// What the first stage sends to the second of a record.
+pub(crate) fn forwarded(row: &Row, fate: Fate, key_groups: u16) -> Option<Row> {
+    let content = row.content.filter(|_| matches!(fate, Fate::Inserted | Fate::Correction))?;
+    let key = content.key % SECOND_KEYS;
+    let group = key_group::of_key(&key.to_le_bytes(), key_groups);
+    Some(Row {
+        // Unlike any split of Kafka's, and in the order of those.
+        split: SplitId(1_000 + row.split.0),
+        key_group: KeyGroupId { stage: SECOND, group },
+        content: Some(Content { key, ..content }),
+        ..row.clone()
+    })
 }
 
 /// What one record does, given the winner so far.
@@ -98,6 +118,7 @@ pub(crate) fn written(target: TargetId, epoch: Epoch, row: &Row, fate: Fate, wat
         Fate::Dead => target != KEYED || row.position.0 % 2 == 0,
         Fate::Duplicate | Fate::Superseded => false,
     };
+    let is_keyed = target == KEYED && row.key_group.stage != SECOND;
     wanted.then(|| Written {
         key_group: row.key_group,
         epoch,
@@ -105,6 +126,6 @@ pub(crate) fn written(target: TargetId, epoch: Epoch, row: &Row, fate: Fate, wat
         position: row.position,
         fate,
         late: row.content.is_some_and(|c| c.event_time < watermark),
-        upsert: row.content.filter(|_| target == KEYED).map(|c| (c.key, c.value)),
+        upsert: row.content.filter(|_| is_keyed).map(|c| (c.key, c.value)),
     })
 }

@@ -6,7 +6,7 @@ use pulso_core::cut::{Cut, CutHash};
 use pulso_core::ids::{Epoch, EventTime, KeyGroupId, SplitId, TargetId};
 use pulso_core::message::Counters;
 
-use crate::dedup::{Row, State, Written, count, fate, written};
+use crate::dedup::{Row, SECOND, State, Written, count, fate, forwarded, written};
 use crate::kafka::{Kafka, decode};
 
 /// Rows of one key group and epoch in one target.
@@ -16,19 +16,22 @@ pub(crate) type Key = (TargetId, Epoch, KeyGroupId);
 pub(crate) struct Oracle {
     pub(crate) targets: u16,
     pub(crate) key_groups: u16,
+    pub(crate) stages: u8,
     /// Hash of every sealed cut.
     pub(crate) cuts: BTreeMap<Epoch, CutHash>,
     pub(crate) rows: BTreeMap<Key, Vec<Written>>,
     pub(crate) counters: Counters,
     changes: BTreeMap<Epoch, BTreeMap<KeyGroupId, State>>,
     state: State,
+    /// Of the second stage.
+    second: State,
     read: BTreeMap<SplitId, usize>,
     newest: Option<Cut>,
 }
 
 impl Oracle {
-    pub(crate) fn new(targets: u16, key_groups: u16) -> Self {
-        Self { targets, key_groups, ..Self::default() }
+    pub(crate) fn new(targets: u16, key_groups: u16, stages: u8) -> Self {
+        Self { targets, key_groups, stages, ..Self::default() }
     }
 
     pub(crate) fn sealed(&self) -> Epoch {
@@ -80,16 +83,26 @@ impl Oracle {
     }
 
     fn process(&mut self, epoch: Epoch, row: &Row, watermark: EventTime) {
-        let (fate, change) = fate(row, row.content.and_then(|c| self.state.get(&c.key)).copied());
-        count(fate, &mut self.counters);
+        let is_second = row.key_group.stage == SECOND;
+        let state = if is_second { &mut self.second } else { &mut self.state };
+        let (fate, change) = fate(row, row.content.and_then(|c| state.get(&c.key)).copied());
+        if !is_second {
+            count(fate, &mut self.counters);
+        }
         if let Some((key, winner)) = change {
-            self.state.insert(key, winner);
+            state.insert(key, winner);
             self.changes.entry(epoch).or_default().entry(row.key_group).or_default().insert(key, winner);
         }
         for target in (0..self.targets).map(TargetId) {
             if let Some(row) = written(target, epoch, row, fate, watermark) {
                 self.rows.entry((target, epoch, row.key_group)).or_default().push(row);
             }
+        }
+        if self.stages > 1
+            && !is_second
+            && let Some(row) = forwarded(row, fate, self.key_groups)
+        {
+            self.process(epoch, &row, watermark);
         }
     }
 

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use pulso_core::ids::{CheckpointId, KeyGroup, TargetId};
+use pulso_core::ids::{CheckpointId, TargetId};
 use pulso_core::record::Manifest;
 
 use crate::database::Contents;
-use crate::dedup::id;
 use crate::storage::{Objects, checksum};
 
 #[derive(Debug, Default)]
@@ -35,8 +34,8 @@ impl Retained {
 
     /// True where the ledger of `contents` is one that the job can follow back, even if one more checkpoint completes
     /// meanwhile and the oldest is given up for it.
-    pub(crate) fn precedes(&self, target: TargetId, contents: &Contents, objects: &Objects, key_groups: u16) -> bool {
-        if !(0..key_groups).all(|g| contents.ledger.contains_key(&id(KeyGroup(g)))) {
+    pub(crate) fn precedes(&self, target: TargetId, contents: &Contents, objects: &Objects, key_groups: usize) -> bool {
+        if contents.ledger.len() < key_groups {
             return false;
         }
         let safe = |at: usize| self.manifests.len() < 3 || at > 0;

@@ -9,6 +9,7 @@ pub(crate) struct Scenario {
     pub(crate) targets: u16,
     pub(crate) splits: u32,
     pub(crate) key_groups: u16,
+    pub(crate) stages: u8,
     pub(crate) keys: u64,
     /// After this long all records are of one key, and so long before it is another: most key groups are idle.
     pub(crate) narrow_after: u64,
@@ -34,13 +35,19 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn draw(chance: &mut Chance) -> Self {
+    /// Rows of each ledger.
+    pub(crate) fn ledger_rows(&self) -> usize {
+        usize::from(self.key_groups) * usize::from(self.stages)
+    }
+
+    pub(crate) fn draw(seed: u64, chance: &mut Chance) -> Self {
         Self {
             job_managers: if chance.per_mille(400) { 2 } else { 1 },
             task_managers: 1 + usize::try_from(chance.below(3)).unwrap_or(0),
             targets: if chance.per_mille(500) { 2 } else { 1 },
             splits: 1 + u32::try_from(chance.below(4)).unwrap_or(0),
             key_groups: *chance.pick(&[2, 4, 8]).unwrap_or(&4),
+            stages: 1 + u8::from(seed % 5 == 4),
             keys: 20 + chance.below(200),
             narrow_after: if chance.per_mille(300) { chance.between(500_000..3_000_000) } else { u64::MAX },
             narrow_for: chance.between(300_000..2_000_000),

@@ -6,7 +6,7 @@ use pulso_core::ids::{CheckpointId, Epoch, EventTime, KeyGroupId, TargetId};
 use pulso_core::message::{Counters, Restore, Snapshot, SnapshotFile};
 use pulso_core::worker::{Output, Processed};
 
-use crate::dedup::{Row, State, Winner, Written, count, fate, written};
+use crate::dedup::{Row, SECOND, State, Winner, Written, count, fate, forwarded, written};
 use crate::storage::{Objects, checksum};
 
 /// Rows of one epoch and target: what the worker holds as its output.
@@ -44,6 +44,8 @@ pub(crate) struct Work<'a> {
     pub(crate) skip: &'a BTreeSet<KeyGroupId>,
     pub(crate) muted: &'a BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
     pub(crate) targets: u16,
+    /// Of the second stage, if there is one and this is the first.
+    pub(crate) onward: Option<u16>,
 }
 
 impl Group {
@@ -117,7 +119,9 @@ impl Store {
         self.groups.retain(|id, _| !key_groups.contains(id));
     }
 
-    pub(crate) fn process(&mut self, mut work: Work<'_>) -> Result<Processed<Rows>, String> {
+    /// What an epoch came to, and the rows for the next stage.
+    pub(crate) fn process(&mut self, mut work: Work<'_>) -> Result<(Processed<Rows>, Vec<Row>), String> {
+        let mut onward = Vec::new();
         work.rows.sort_by_key(|r| (r.split, r.position));
         let mut counters: BTreeMap<KeyGroupId, Counters> = BTreeMap::new();
         let mut outputs: BTreeMap<TargetId, Vec<Written>> = BTreeMap::new();
@@ -125,7 +129,10 @@ impl Store {
         for row in work.rows.iter().filter(|r| !work.skip.contains(&r.key_group)) {
             let group = self.groups.get_mut(&row.key_group).ok_or_else(|| format!("{} is not here", row.key_group))?;
             let (fate, change) = fate(row, row.content.and_then(|c| group.winner(c.key)));
-            count(fate, counters.entry(row.key_group).or_default());
+            if row.key_group.stage != SECOND {
+                count(fate, counters.entry(row.key_group).or_default());
+            }
+            onward.extend(work.onward.and_then(|key_groups| forwarded(row, fate, key_groups)));
             if let Some((key, winner)) = change {
                 group.overlay.entry(work.epoch).or_default().insert(key, winner);
             }
@@ -143,7 +150,7 @@ impl Store {
             let bytes = rows.len() as u64 * 100;
             (target, Output { rows: Rows::new(rows), key_groups, bytes })
         });
-        Ok(Processed { outputs: outputs.collect(), muted, counters })
+        Ok((Processed { outputs: outputs.collect(), muted, counters }, onward))
     }
 
     /// Writes what is settled to disk; `compact` also merges the files of each key group.
@@ -182,7 +189,7 @@ impl Store {
         let mut files = Vec::new();
         for file in &mut group.files {
             let object = file.object.clone().unwrap_or_else(|| {
-                let object = format!("{unique}/{}/{}", key_group.group, file.name);
+                let object = format!("{unique}/{}-{}/{}", key_group.stage, key_group.group, file.name);
                 objects.write(&object, file.contents.clone());
                 file.uploaded = Some((checkpoint, object.clone()));
                 object

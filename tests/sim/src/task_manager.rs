@@ -32,6 +32,8 @@ pub(crate) struct TaskManager {
     pub(crate) session: Option<SessionId>,
     pub(crate) connects: usize,
     pub(crate) links: BTreeMap<usize, LinkId>,
+    /// Where each key group is hosted in the attempt whose links these are.
+    pub(crate) hosts: BTreeMap<KeyGroupId, usize>,
     /// Orders of the worker to its own threads, in order each.
     pub(crate) store_lane: PipeId,
     pub(crate) source_lane: PipeId,

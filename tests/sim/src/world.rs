@@ -85,8 +85,8 @@ pub struct Run {
 impl World {
     pub(crate) fn new(seed: u64, mistake: Option<Mistake>, print: bool) -> Self {
         let mut chance = Chance::new(seed);
-        let scenario = Scenario::draw(&mut chance);
-        let oracle = Oracle::new(scenario.targets, scenario.key_groups);
+        let scenario = Scenario::draw(seed, &mut chance);
+        let oracle = Oracle::new(scenario.targets, scenario.key_groups, scenario.stages);
         let mut world = Self {
             schedule: Schedule::new(),
             databases: (0..scenario.targets).map(|t| (TargetId(t), Database::new(TargetId(t)))).collect(),
@@ -227,7 +227,7 @@ impl World {
             submission: String::new(),
             fingerprint: 1,
             key_groups: self.scenario.key_groups,
-            stages: 1,
+            stages: self.scenario.stages,
             targets: (0..self.scenario.targets).map(|t| format!("target{t}")).collect(),
             delay: 200_000,
             idle_after: 400_000,

@@ -112,6 +112,7 @@ impl Cluster {
                 toml: submission.toml.clone(),
                 environment: submission.environment.clone().into_iter().collect(),
                 file_name: "jobs/health-records.toml".to_owned(),
+                folder: String::new(),
             };
             let answer = self.client().await?.submit(request).await;
             match answer.map(|a| a.into_inner().outcome) {

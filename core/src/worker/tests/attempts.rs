@@ -163,13 +163,26 @@ fn a_copy_that_is_not_confirmed_yet_is_still_a_copy() {
 }
 
 #[test]
-fn a_copy_that_is_not_where_it_is_to_resume_is_refused() {
+fn a_copy_that_cannot_be_where_it_is_to_resume_is_refused() {
+    let mut rig = Rig::ready();
+    rig.write(1);
+    rig.outcome(A, Outcome::Committed);
+    rig.prepare(2);
+    // It knows nothing of epoch 2.
+    let out = rig.deploy(deployment(2, 1, 2, [(X, Restore::Copy, 2), (Y, Restore::Copy, 1)]));
+    assert!(matches!(failures(&out).as_slice(), [Failure::Retry { .. }]));
+}
+
+#[test]
+fn a_copy_goes_back_to_where_all_stages_resume() {
     let mut rig = Rig::ready();
     rig.write(1);
     rig.outcome(A, Outcome::Committed);
     rig.prepare(2);
     let out = rig.deploy(deployment(2, 0, 1, [(X, Restore::Copy, 0), (Y, Restore::Copy, 1)]));
-    assert!(matches!(failures(&out).as_slice(), [Failure::Retry { .. }]));
+    assert!(failures(&out).is_empty());
+    let key_groups = BTreeMap::from([(X, Epoch(0)), (Y, Epoch(1))]);
+    assert_eq!(out.first(), Some(&Command::TakeBack { job: JOB, attempt: Attempt(2), key_groups }));
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl World {
             Command::StartSource { .. }
             | Command::StopSource { .. }
             | Command::CloseEpoch { .. }
+            | Command::AddFiles { .. }
             | Command::Committed { .. }
             | Command::OpenLinks { .. }
             | Command::CloseLinks { .. }

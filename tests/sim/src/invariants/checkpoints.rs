@@ -53,7 +53,7 @@ impl Invariant for Checkpoints {
 impl Checkpoints {
     fn restores(&self, manifest: &Manifest, facts: &Facts<'_>) -> Result<(), String> {
         let checkpoint = manifest.checkpoint;
-        if manifest.snapshots.len() != usize::from(facts.oracle.key_groups) {
+        if manifest.snapshots.len() != usize::from(facts.oracle.key_groups) * usize::from(facts.oracle.stages) {
             return Err(format!("checkpoint {checkpoint} holds {} key groups", manifest.snapshots.len()));
         }
         for (key_group, snapshot) in &manifest.snapshots {

@@ -212,7 +212,7 @@ impl World {
         let fits: Vec<usize> = (0..database.history.len())
             .filter(|at| {
                 database.history.get(*at).is_some_and(|(_, contents)| {
-                    self.retained.precedes(target, contents, &self.objects, self.scenario.key_groups)
+                    self.retained.precedes(target, contents, &self.objects, self.scenario.ledger_rows())
                 })
             })
             .collect();

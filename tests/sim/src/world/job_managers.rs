@@ -117,6 +117,8 @@ impl World {
             }
             coordinator::Command::CloseSession { session, .. } => self.break_session(session),
             coordinator::Command::Reply { answer, .. } => self.answered(&answer),
+            // The simulated job reads a topic.
+            coordinator::Command::RetireFiles { .. } => {}
             coordinator::Command::DeleteObjects(names) => {
                 for name in names {
                     self.see(&Seen::Deleted(&name));
@@ -323,7 +325,9 @@ impl World {
                 | Record::Stopping { .. }
                 | Record::Cancelled { .. }
                 | Record::Failed { .. }
-                | Record::Resumed { .. } => {}
+                | Record::Resumed { .. }
+                | Record::FilesFound { .. }
+                | Record::FilesRetired { .. } => {}
             }
             self.see(&Seen::Logged(record));
         }

@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    fn over_link(&mut self, from: usize, to: usize, event: WorkerEvent) {
+    pub(super) fn over_link(&mut self, from: usize, to: usize, event: WorkerEvent) {
         let link = self.tms[from].links.get(&to).and_then(|id| self.links.get(id));
         let Some(pipe) = link.map(|l| l.pipe) else { return };
         self.send(pipe, Action::TaskManager(to, TmMessage::Worker(Box::new(event))));

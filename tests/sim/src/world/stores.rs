@@ -1,14 +1,15 @@
 //! The store's thread: executes the worker's orders one after another and answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pulso_core::ids::{Attempt, KeyGroupId};
-use pulso_core::message::Restore;
+use pulso_core::message::{Barrier, Restore};
 use pulso_core::worker::{Command, Event};
 
 use super::{JOB, World};
-use crate::action::WorkerCommand;
+use crate::action::{Payload, WorkerCommand};
 use crate::coverage::Sight;
+use crate::dedup::{Row, SECOND};
 use crate::mistakes::Mistake;
 use crate::store::Work;
 
@@ -39,6 +40,7 @@ impl World {
             | Command::StartSource { .. }
             | Command::StopSource { .. }
             | Command::CloseEpoch { .. }
+            | Command::AddFiles { .. }
             | Command::Committed { .. }
             | Command::OpenLinks { .. }
             | Command::CloseLinks { .. }
@@ -81,15 +83,38 @@ impl World {
             self.sight(Sight::MutedReplay);
         }
         let targets = self.scenario.targets;
-        let work = Work { epoch, watermark, rows, skip: &skip, muted: &muted, targets };
+        let onward = (stage != SECOND && self.scenario.stages > 1).then_some(self.scenario.key_groups);
+        let work = Work { epoch, watermark, rows, skip: &skip, muted: &muted, targets, onward };
         match self.tms[tm].store.process(work) {
-            Ok(processed) => {
+            Ok((processed, rows)) => {
+                if onward.is_some() {
+                    self.send_onward(tm, attempt, Barrier { epoch, watermark }, rows);
+                }
                 if processed.counters.values().any(|c| c.corrections > 0) {
                     self.sight(Sight::Correction);
                 }
                 self.tell(tm, Event::Processed { job: JOB, attempt, stage, epoch, processed });
             }
             Err(reason) => self.tell(tm, Event::ProcessingFailed { job: JOB, attempt, reason }),
+        }
+    }
+
+    /// Rows and barrier of the first stage to the hosts of the second.
+    fn send_onward(&mut self, tm: usize, attempt: Attempt, barrier: Barrier, rows: Vec<Row>) {
+        let (from, epoch) = (self.tms[tm].id, barrier.epoch);
+        let mut parts: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            if let Some(to) = self.tms[tm].hosts.get(&row.key_group) {
+                parts.entry(*to).or_default().push(row);
+            }
+        }
+        for (to, rows) in parts {
+            let payload = Payload::new(rows);
+            self.over_link(tm, to, Event::Arrived { job: JOB, attempt, stage: SECOND, from, epoch, payload });
+        }
+        let links: Vec<usize> = self.tms[tm].links.keys().copied().collect();
+        for to in links {
+            self.over_link(tm, to, Event::BarrierArrived { job: JOB, attempt, stage: SECOND, from, barrier });
         }
     }
 

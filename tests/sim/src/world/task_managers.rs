@@ -36,6 +36,7 @@ impl World {
             session: None,
             connects: 0,
             links: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             store_lane: self.network.pipe(me, me),
             source_lane: self.network.pipe(me, me),
             leaving: false,
@@ -205,6 +206,8 @@ impl World {
                 self.operate(tm, target, Operation::Transact { attempt, hosted, steps: steps.into(), rows });
             }
             Command::Disconnect { target, .. } => self.disconnect(tm, target),
+            // The simulated job reads a topic.
+            Command::AddFiles { .. } => {}
         }
     }
 
@@ -227,7 +230,12 @@ impl World {
 
     fn open_links(&mut self, tm: usize, attempt: Attempt, deployment: &Deployment) {
         self.close_links(tm);
-        if !deployment.plan.splits.values().any(|owner| *owner == self.tms[tm].id) {
+        let hosts = deployment.plan.key_groups.iter();
+        let hosts = hosts.filter_map(|(id, owner)| Some((*id, self.tms.iter().position(|t| t.id == *owner)?)));
+        self.tms[tm].hosts = hosts.collect();
+        let me = self.tms[tm].id;
+        let feeds_second = self.scenario.stages > 1 && deployment.plan.key_groups.values().any(|owner| *owner == me);
+        if !feeds_second && !deployment.plan.splits.values().any(|owner| *owner == me) {
             return;
         }
         let hosts: BTreeSet<TaskManagerId> = deployment.plan.key_groups.values().copied().collect();

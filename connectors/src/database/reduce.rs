@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use pulso_dataflow::batch::{Change, SinkRows};
 
-use super::table::{Keyed, Table};
+use super::Keyed;
 
 /// Row `row` of part `part`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) struct Fates {
     /// The key may be in the table.
     pub(crate) merge: Vec<RowRef>,
     pub(crate) delete: Vec<RowRef>,
-    /// `merge` holds several rows of one key that are equally new: see [`Table::merge`].
+    /// `merge` holds several rows of one key that are equally new: the writer lets the database pick one.
     pub(crate) tied: bool,
 }
 
@@ -41,9 +41,9 @@ pub(crate) fn in_order(parts: &[&SinkRows]) -> Vec<RowRef> {
     rows
 }
 
-/// `staged`: nothing counts as new.
-pub(crate) fn reduce(table: &Table, keyed: &Keyed, parts: &[&SinkRows], staged: bool) -> Result<Fates, ArrowError> {
-    let keys = Keys::new(table, parts)?;
+/// `key`: indexes of the key's columns. `staged`: nothing counts as new.
+pub(crate) fn reduce(key: &[usize], keyed: &Keyed, parts: &[&SinkRows], staged: bool) -> Result<Fates, ArrowError> {
+    let keys = Keys::new(key, parts)?;
     let newest = match keyed {
         Keyed::NewestBy(column) => Some(Newest::new(parts, *column)?),
         Keyed::Upsert | Keyed::KeepFirst => None,
@@ -107,9 +107,9 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    fn new(table: &Table, parts: &[&'a SinkRows]) -> Result<Self, ArrowError> {
+    fn new(key: &[usize], parts: &[&'a SinkRows]) -> Result<Self, ArrowError> {
         let columns: Vec<Vec<&ArrayRef>> =
-            parts.iter().map(|part| table.key.iter().filter_map(|&i| part.batch.columns().get(i)).collect()).collect();
+            parts.iter().map(|part| key.iter().filter_map(|&i| part.batch.columns().get(i)).collect()).collect();
         let types: Vec<DataType> =
             columns.first().into_iter().flatten().map(|column| column.data_type().clone()).collect();
         let converter = RowConverter::new(types.into_iter().map(SortField::new).collect())?;
@@ -218,7 +218,6 @@ mod tests {
     use pulso_core::ids::KeyGroup;
 
     use super::*;
-    use crate::postgres::encode::Wire;
 
     /// A device without a clock sends the same time for ever.
     #[test]
@@ -232,18 +231,8 @@ mod tests {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let (changes, key_groups) = (vec![Change::Insert; ROWS].into(), vec![KeyGroup(0); ROWS].into());
         let rows = SinkRows { sink: 0, batch, changes, key_groups };
-        let table = Table {
-            sink: 0,
-            name: "t".to_owned(),
-            columns: vec!["k".to_owned(), "at".to_owned(), "v".to_owned()],
-            wires: vec![Wire::Text, Wire::Int8, Wire::Int8],
-            key: vec![0],
-            keyed: Some(Keyed::NewestBy(1)),
-            marked: false,
-            shape: String::new(),
-        };
         let began = Instant::now();
-        let fates = reduce(&table, &Keyed::NewestBy(1), &[&rows], false).unwrap();
+        let fates = reduce(&[0], &Keyed::NewestBy(1), &[&rows], false).unwrap();
         // Each row is there twice.
         assert_eq!((fates.merge.len(), fates.tied), (ROWS / 2, true));
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());

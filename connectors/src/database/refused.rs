@@ -4,7 +4,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::error::Failure;
+use super::Failure;
 
 /// Rows over which the share is taken; older ones count half, again and again.
 const WINDOW: u64 = 20_000;

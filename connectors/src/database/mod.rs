@@ -1,0 +1,19 @@
+//! What the writers of PostgreSQL and MySQL have in common.
+
+pub(crate) mod failure;
+pub(crate) mod reduce;
+pub(crate) mod refused;
+pub(crate) mod roots;
+mod zone;
+
+pub(crate) use failure::{Failure, Kind};
+pub(crate) use zone::Zone;
+
+/// How rows of a keyed sink meet rows of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Keyed {
+    Upsert,
+    KeepFirst,
+    /// Index of the column that tells which of two rows is newer, among the sink's columns.
+    NewestBy(usize),
+}

@@ -1,0 +1,229 @@
+//! One transaction of a writer: the steps that the protocol names, in the order in which it names them.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use pulso_core::ids::Epoch;
+use pulso_core::ledger::{GuardRow, Step};
+use pulso_core::worker::Outcome;
+use pulso_dataflow::batch::{SinkRows, TargetRows};
+use pulso_job::spec::DeadLettersTo;
+
+use super::connect::Connection;
+use super::error::{DEADLOCK, Failure, Kind, LOCK_WAIT_TIMEOUT, READ_ONLY};
+use super::letters;
+use super::quote;
+use super::table::{Table, ask_shape, shape};
+use super::write::{Setback, SinkWriter};
+use super::writer::MySqlWriter;
+use crate::database::refused::Refused;
+
+/// Rows that a transaction has, and how many of them were refused.
+#[derive(Debug, Default)]
+struct Counts {
+    rows: u64,
+    refused: u64,
+}
+
+impl MySqlWriter {
+    /// Tries until the transaction is committed or that is up to somebody else. `Err` only where the connection is gone.
+    pub(super) async fn run_transaction(
+        &mut self,
+        steps: &[Step],
+        outputs: &[(Epoch, TargetRows)],
+    ) -> Result<Outcome, Failure> {
+        let mut bisect = false;
+        loop {
+            let setback = match self.take_steps(steps, outputs, bisect).await {
+                Ok(counts) => {
+                    self.share.committed(counts.rows, counts.refused);
+                    return Ok(Outcome::Committed);
+                }
+                Err(Setback::Failed(failure)) if failure.kind == Kind::ConnectionLost => return Err(failure),
+                Err(setback) => setback,
+            };
+            // Whatever the server rolled back by itself: a lock time-out is one statement's, a deadlock the transaction's.
+            let rolled_back = self.connected()?.run("ROLLBACK").await;
+            if let Err(lost) = rolled_back {
+                let text = match setback {
+                    Setback::Failed(failure) => failure.text,
+                    Setback::GuardMissed | Setback::Altered | Setback::TooManyRefused { .. } => {
+                        "rolling back".to_owned()
+                    }
+                };
+                return Err(Failure::lost(lost.text).during(&text));
+            }
+            match setback {
+                Setback::GuardMissed => {
+                    let rows = self.ledger.read(self.connected()?, &self.hosted).await?;
+                    return Ok(Outcome::GuardMissed { rows });
+                }
+                Setback::Altered => return self.look_again(None).await,
+                Setback::Failed(failure) if failure.kind == Kind::Fatal => return self.look_again(Some(failure)).await,
+                Setback::Failed(failure) if failure.kind == Kind::Refused && !bisect => bisect = true,
+                Setback::Failed(failure) => return given_up(failure),
+                Setback::TooManyRefused { table, reason } => {
+                    let reason = format!(
+                        "the database refuses too many rows of table {table} ({reason}); mend the table or the job, or \
+                         raise max_refused"
+                    );
+                    return Ok(Outcome::Failed { reason });
+                }
+            }
+        }
+    }
+
+    /// After a rollback: says which statement mends the tables, or lets the transaction be tried again where they will do
+    /// as they are now.
+    async fn look_again(&mut self, failure: Option<Failure>) -> Result<Outcome, Failure> {
+        let spec = Arc::clone(&self.spec);
+        let checked = self.check(&spec, &self.sinks(&spec)).await;
+        match (checked, failure) {
+            (Err(found), _) if found.kind == Kind::Fatal => Ok(Outcome::Failed { reason: found.text }),
+            (Err(found), _) => Err(found),
+            (Ok(_), Some(failure)) => Ok(Outcome::Failed { reason: failure.text }),
+            (Ok(tables), None) => {
+                self.tables = tables;
+                Ok(Outcome::RolledBack { reason: "a table was altered; its new shape will do".to_owned() })
+            }
+        }
+    }
+
+    async fn take_steps(
+        &mut self,
+        steps: &[Step],
+        outputs: &[(Epoch, TargetRows)],
+        bisect: bool,
+    ) -> Result<Counts, Setback> {
+        let connection = self.connection.as_ref().ok_or_else(no_connection)?;
+        let (mut counts, mut guard, mut shapes) = (Counts::default(), &[][..], Vec::new());
+        for step in steps {
+            match step {
+                // Goes with the guard.
+                Step::Begin => {}
+                Step::Guard(rows) => {
+                    guard = rows;
+                    if !self.ledger.guard(connection, self.attempt, rows).await? {
+                        return Err(Setback::GuardMissed);
+                    }
+                }
+                Step::Rows(epochs) => {
+                    let rows = Rows::new(epochs, outputs);
+                    let sinks = rows.sinks(&self.tables)?;
+                    counts = self.write_rows(connection, &rows, &sinks, bisect).await?;
+                    shapes = sinks.iter().map(|sink| sink.table).collect();
+                }
+                Step::Commit => {
+                    self.advance(connection, guard, &shapes).await?;
+                    connection.run("COMMIT").await.map_err(of_commit)?;
+                    return Ok(counts);
+                }
+            }
+        }
+        Err(Failure::fatal("a transaction without a commit").into())
+    }
+
+    /// Moves the ledger's rows, and looks whether the tables are what they were: those written to stay so until the end of
+    /// the transaction.
+    async fn advance(&self, connection: &Connection, guard: &[GuardRow], written: &[&Table]) -> Result<(), Setback> {
+        let mut statements: Vec<String> = Vec::new();
+        if !guard.is_empty() {
+            statements.push(self.ledger.advance(self.attempt, guard));
+        }
+        statements.extend(written.iter().map(|table| ask_shape(&table.name)));
+        if statements.is_empty() {
+            return Ok(());
+        }
+        let found = connection.ask(statements.join("; ")).await.map_err(|failure| failure.during("the ledger"))?;
+        let is_same = |(table, rows): (&&Table, &super::connect::RowSet)| {
+            rows.first().is_some_and(|row| shape(row) == table.shape)
+        };
+        if found.len() == written.len() && written.iter().zip(&found).all(is_same) {
+            return Ok(());
+        }
+        Err(Setback::Altered)
+    }
+
+    /// Table by table in file order, then dead letters.
+    async fn write_rows(
+        &self,
+        connection: &Connection,
+        rows: &Rows<'_>,
+        sinks: &[SinkWriter<'_>],
+        bisect: bool,
+    ) -> Result<Counts, Setback> {
+        let count = rows.0.iter().map(|rows| rows.rows_count() as u64).sum();
+        let mut refused: Vec<Refused> = Vec::new();
+        for sink in sinks {
+            if bisect {
+                sink.write_what_is_taken(connection, (&self.share, count), &mut refused).await?;
+            } else {
+                sink.write(connection).await?;
+            }
+        }
+        let author = letters::Author { job: self.ledger.job, name: &self.spec.name };
+        // Empty where they go to another target: then there are none.
+        let table = match &self.spec.dead_letter.to {
+            DeadLettersTo::Table(table) => quote::table(table),
+            DeadLettersTo::Topic(_) | DeadLettersTo::Files => String::new(),
+        };
+        letters::write(connection, author, &table, &rows.letters()).await?;
+        letters::write_refused(connection, author, &refused).await?;
+        if let Some(first) = refused.first() {
+            let (count, table) = (refused.len(), &first.table);
+            tracing::warn!(job = %author.job, count, %table, reason = %first.reason, "rows refused, kept as dead letters");
+        }
+        Ok(Counts { rows: count, refused: refused.len() as u64 })
+    }
+}
+
+/// The rows of all epochs of one transaction.
+struct Rows<'a>(Vec<&'a TargetRows>);
+
+impl<'a> Rows<'a> {
+    fn new(epochs: &[Epoch], outputs: &'a [(Epoch, TargetRows)]) -> Self {
+        let of = |epoch: &Epoch| {
+            let epoch = *epoch;
+            outputs.iter().filter(move |(of, _)| *of == epoch).map(|(_, rows)| rows)
+        };
+        Self(epochs.iter().flat_map(of).collect())
+    }
+
+    fn letters(&self) -> Vec<&'a RecordBatch> {
+        self.0.iter().filter_map(|rows| rows.letters.as_ref()).collect()
+    }
+
+    /// In file order; only sinks that have rows.
+    fn sinks(&self, tables: &'a [Table]) -> Result<Vec<SinkWriter<'a>>, Failure> {
+        let all = || self.0.iter().flat_map(|rows| &rows.sinks);
+        if let Some(rows) = all().find(|rows| !tables.iter().any(|table| table.sink == rows.sink)) {
+            return Err(Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)));
+        }
+        let parts = |table: &Table| all().filter(|rows| rows.sink == table.sink).collect::<Vec<&SinkRows>>();
+        let with_rows = tables.iter().map(|table| (table, parts(table))).filter(|(_, parts)| !parts.is_empty());
+        with_rows.map(|(table, parts)| SinkWriter::new(table, parts)).collect()
+    }
+}
+
+/// What a transaction that was rolled back for certain means to the caller.
+fn given_up(failure: Failure) -> Result<Outcome, Failure> {
+    let reason = failure.text.clone();
+    match failure.kind {
+        // A server that became a replica: the one to write to is elsewhere, a new connection finds it.
+        Kind::Retry if READ_ONLY.contains(&failure.code.as_str()) => Err(Failure::lost(reason)),
+        Kind::Retry => Ok(Outcome::RolledBack { reason }),
+        Kind::ConnectionLost => Err(failure),
+        // Refused although every row was tried by itself: what is refused is a dead letter, and those must not be lost.
+        Kind::Fatal | Kind::Refused => Ok(Outcome::Failed { reason }),
+    }
+}
+
+/// Of a COMMIT that the server refuses only a deadlock or a lock time-out says that nothing was committed.
+fn of_commit(failure: Failure) -> Failure {
+    let failure = failure.during("committing");
+    if [DEADLOCK, LOCK_WAIT_TIMEOUT].contains(&failure.code.as_str()) { failure } else { Failure::lost(failure.text) }
+}
+
+pub(super) fn no_connection() -> Failure {
+    Failure::lost("there is no connection")
+}

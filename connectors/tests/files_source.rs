@@ -1,0 +1,217 @@
+//! A folder as a source: what is found when, what is read from where, what is moved away.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pulso_connectors::files::{FilesError, FilesReader, Folder, Item, Looked, retire};
+use pulso_connectors::kafka::Flow;
+use pulso_core::cut::{Cut, CutHash, SplitCut};
+use pulso_core::files::{FileNumber, FilesState, FoundFile, PlacedFile, ReadFile, path_hash};
+use pulso_core::ids::{Epoch, EventTime, Position, SplitId, WallTime};
+use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec, Submission};
+use pulso_servers::{TemporaryFolder, temporary_folder};
+
+struct Rig {
+    folder: TemporaryFolder,
+    job: JobSpec,
+}
+
+impl Rig {
+    fn new(source: &str) -> Self {
+        let folder = temporary_folder().unwrap();
+        fs::create_dir(folder.path().join("in")).unwrap();
+        let toml = format!(
+            "version = 1\nname = \"ward\"\n[source]\ntype = \"files\"\npath = \"in/*.txt\"\n{source}\n\
+             [target.db]\ntype = \"postgres\"\nurl = \"postgres://localhost/x\"\n\
+             [fields]\nid = {{ type = \"int64\", required = true }}\n\
+             [[sink]]\nto = \"db\"\ntable = \"t\"\nwrite = \"append\"\n"
+        );
+        let place = folder.path().to_string_lossy().into_owned();
+        let submission = Submission { toml, environment: BTreeMap::new(), folder: place };
+        let job = pulso_job::check(&submission, "job.toml").unwrap_or_else(|m| panic!("{}", m.render(false))).0;
+        Self { folder, job }
+    }
+
+    fn spec(&self) -> FilesSourceSpec {
+        match &self.job.source {
+            SourceSpec::Files(files) => files.clone(),
+            SourceSpec::Kafka(_) => panic!("files"),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("in").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        // Files of one millisecond have no order that a test could expect.
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+fn names(looked: &Looked) -> Vec<String> {
+    let show = |file: &FoundFile| {
+        let name = file.path.rsplit('/').next().unwrap();
+        format!("{name} {}..{} {}", file.from, file.to, file.bad.as_deref().unwrap_or("-"))
+    };
+    looked.found.iter().map(show).collect()
+}
+
+fn place(files: &[FoundFile], number: u32) -> Vec<PlacedFile> {
+    (number..)
+        .zip(files)
+        .map(|(number, file)| PlacedFile { split: SplitId(0), number: FileNumber(number), file: file.clone() })
+        .collect()
+}
+
+fn state(placed: &[PlacedFile]) -> FilesState {
+    let cut = Cut {
+        epoch: Epoch(0),
+        clock: WallTime(0),
+        splits: BTreeMap::from([(SplitId(0), SplitCut { end: Position(0), count: 0, hash: 0, greatest: None })]),
+        watermark: EventTime::MIN,
+        idle: Default::default(),
+        last: false,
+        previous: CutHash::default(),
+    };
+    let mut state = FilesState::default();
+    let files: Vec<FoundFile> = placed.iter().map(|placed| placed.file.clone()).collect();
+    for placed in state.place(&files, &cut) {
+        let queue = state.queues.entry(placed.split).or_default();
+        queue.next = placed.number.next();
+        queue.files.insert(placed.number, placed.file);
+    }
+    state
+}
+
+#[test]
+fn a_document_is_found_once_it_is_one_and_bad_when_it_stays_none() {
+    let rig = Rig::new("each = \"r\"\nfollow = true");
+    let mut folder = Folder::new(rig.spec());
+    let (none, now) = (FilesState::default(), Instant::now());
+    rig.write("half.txt", "{\"r\":[{\"id\":1}");
+    rig.write("whole.txt", "{\"r\":[]}");
+    rig.write(".hidden.txt", "{\"r\":[]}");
+    let looked = folder.look(&none, now).unwrap();
+    assert_eq!((names(&looked), looked.complete), (vec!["whole.txt 0..8 -".to_owned()], false));
+    rig.write("half.txt", "{\"r\":[{\"id\":1}]}");
+    let looked = folder.look(&none, now + Duration::from_secs(1)).unwrap();
+    assert_eq!(names(&looked), ["whole.txt 0..8 -", "half.txt 0..16 -"]);
+    rig.write("half.txt", "{\"r\":[{\"id\":");
+    let later = now + Duration::from_secs(2);
+    assert_eq!(names(&folder.look(&none, later).unwrap()), ["whole.txt 0..8 -"]);
+    let looked = folder.look(&none, later + Duration::from_secs(11)).unwrap();
+    assert_eq!(names(&looked), ["whole.txt 0..8 -", "half.txt 0..12 invalid_json"]);
+    assert!(looked.complete);
+}
+
+#[test]
+fn of_lines_those_are_found_that_end_and_parts_go_on_where_the_last_ended() {
+    let rig = Rig::new("format = \"jsonl\"\nfollow = true");
+    let mut folder = Folder::new(rig.spec());
+    let now = Instant::now();
+    rig.write("log.txt", "{\"id\":1}\n{\"id\"");
+    let first = folder.look(&FilesState::default(), now).unwrap();
+    assert_eq!(names(&first), ["log.txt 0..9 -"]);
+    let known = state(&place(&first.found, 0));
+    assert_eq!(names(&folder.look(&known, now).unwrap()), [""; 0]);
+    rig.write("log.txt", "{\"id\":1}\n{\"id\":2}\n{\"id\":3}");
+    assert_eq!(names(&folder.look(&known, now).unwrap()), ["log.txt 9..18 -"]);
+    let looked = folder.look(&known, now + Duration::from_secs(6)).unwrap();
+    assert_eq!(names(&looked), ["log.txt 9..26 -"]);
+}
+
+#[test]
+fn what_was_read_is_not_read_again_unless_it_changes() {
+    let rig = Rig::new("each = \"r\"");
+    let mut folder = Folder::new(rig.spec());
+    rig.write("a.txt", "{\"r\":[]}");
+    let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
+    let path = rig.path("a.txt").to_string_lossy().into_owned();
+    let read = ReadFile { size: found[0].to, modified: found[0].modified };
+    let gone = path_hash("/not/there");
+    let known = FilesState { read: BTreeMap::from([(path_hash(&path), read), (gone, read)]), ..FilesState::default() };
+    let looked = folder.look(&known, Instant::now()).unwrap();
+    assert_eq!((names(&looked), looked.gone, looked.complete), (vec![], vec![gone], true));
+    rig.write("a.txt", "{\"r\":[7]}");
+    assert_eq!(names(&folder.look(&known, Instant::now()).unwrap()), ["a.txt 0..9 -"]);
+}
+
+fn items(reader: &mut FilesReader) -> Vec<String> {
+    let mut items = Vec::new();
+    let mut take = |item: Item<'_>| {
+        items.push(match item {
+            Item::Record { position, value, .. } => {
+                let number = FileNumber::of(position);
+                let byte = pulso_core::files::byte_of(position);
+                format!("{}/{byte} {}", number.0, String::from_utf8_lossy(value))
+            }
+            Item::End { position, .. } => format!("end {}", FileNumber::of(position).0),
+        });
+        Flow::Continue
+    };
+    while reader.poll(Duration::ZERO, 100, &mut take).unwrap() > 0 {}
+    items
+}
+
+#[test]
+fn files_are_read_one_after_the_other_and_from_where_a_cut_ended() {
+    let rig = Rig::new("each = \"r\"");
+    rig.write("a.txt", "{\"r\":[{\"id\":1}, {\"id\":2}]}");
+    rig.write("b.txt", "broken");
+    rig.write("c.txt", "{\"r\":[]}");
+    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    assert_eq!(found.len(), 3);
+    let placed = place(&found, 4);
+    let open = |start| FilesReader::open(&rig.job, BTreeMap::from([(SplitId(0), start)]), placed.clone());
+    let all = ["4/6 {\"id\":1}", "4/16 {\"id\":2}", "end 5", "5/0 broken", "end 6", "end 7"];
+    assert_eq!(items(&mut open(Position(0))), all);
+    // Behind the first record: it may come again, and is passed over by who asked.
+    let after = Position(FileNumber(4).position(6).0 + 1);
+    assert_eq!(items(&mut open(after)), all);
+    let after = Position(FileNumber(4).position(16).0 + 1);
+    assert_eq!(items(&mut open(after)), all[1..]);
+    assert_eq!(items(&mut open(FileNumber(5).position(0))), all[3..]);
+    fs::remove_file(rig.path("c.txt")).unwrap();
+    let gone = open(FileNumber(6).position(0)).poll(Duration::ZERO, 9, &mut |_| Flow::Continue).unwrap_err();
+    assert!(matches!(&gone, FilesError::Gone { path } if path.ends_with("c.txt")) && gone.is_fatal(), "{gone}");
+}
+
+#[test]
+fn csv_goes_on_within_a_file_and_keeps_its_header() {
+    let rig = Rig::new("format = \"csv\"");
+    rig.write("a.txt", "id,n\n1,\"x\ny\"\n2,z\n");
+    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let open = |start| FilesReader::open(&rig.job, BTreeMap::from([(SplitId(0), start)]), place(&found, 0));
+    assert_eq!(items(&mut open(Position(0))), ["0/5 1,\"x\ny\"", "0/13 2,z", "end 1"]);
+    assert_eq!(items(&mut open(Position(14))), ["0/13 2,z", "end 1"]);
+}
+
+#[test]
+fn files_are_moved_and_nothing_is_overwritten() {
+    let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }\nwhen_bad = { move_to = \"bad\" }");
+    rig.write("a.txt", "{\"r\":[]}");
+    rig.write("b.txt", "broken");
+    rig.write("c.txt", "{\"r\":[]}");
+    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let placed = place(&found, 0);
+    fs::create_dir(rig.folder.path().join("done")).unwrap();
+    fs::write(rig.folder.path().join("done/a.txt"), "another").unwrap();
+    // Something was added to it since.
+    rig.write("c.txt", "{\"r\":[1,2,3]}");
+    let (retired, trouble) = retire(&rig.spec(), &placed);
+    let stays: Vec<bool> = retired.iter().map(|(.., stays)| *stays).collect();
+    assert_eq!((stays, trouble), (vec![false, false, true], None));
+    let read = |name: &str| fs::read_to_string(rig.folder.path().join(name)).unwrap();
+    assert_eq!((read("done/a.txt").as_str(), read("done/a-2.txt").as_str()), ("another", "{\"r\":[]}"));
+    assert_eq!((read("bad/b.txt").as_str(), read("in/c.txt").as_str()), ("broken", "{\"r\":[1,2,3]}"));
+    // Again, as after a crash: what is moved is moved.
+    let (again, trouble) = retire(&rig.spec(), &placed);
+    assert_eq!((again.len(), trouble), (3, None));
+    assert!(!rig.path("a.txt").exists());
+}

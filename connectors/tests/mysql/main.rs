@@ -1,0 +1,15 @@
+//! The writer against a real MariaDB, one server for all tests, a database for each.
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+mod inspect;
+#[path = "../postgres/proxy.rs"]
+mod proxy;
+mod refused;
+#[path = "../support/mod.rs"]
+mod shared;
+mod support;
+mod tables;
+mod takeover;
+mod types;
+mod unknown;
+mod writes;

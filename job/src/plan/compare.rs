@@ -1,0 +1,245 @@
+//! What another file does to the state of a job: which of it can still be used, and why not.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{listed, place};
+use crate::spec::{AggregateSpec, ColumnIndex, DedupSpec, FieldSpec, JobSpec, OnChanged, SourceSpec};
+
+/// What becomes of a piece of state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "fate", rename_all = "snake_case")]
+pub enum Fate {
+    /// Used on; with what is different from here on.
+    Kept {
+        note: Option<String>,
+    },
+    /// Begins empty.
+    New,
+    Dropped {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StateChange {
+    /// `positions`, `dedup`, `aggregate NAME`.
+    pub state: String,
+    #[serde(flatten)]
+    pub fate: Fate,
+}
+
+/// The whole difference, as far as state and rows are concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    pub states: Vec<StateChange>,
+    /// What happens to sinks, and what cannot change.
+    pub notes: Vec<String>,
+}
+
+impl Comparison {
+    /// Some state would be lost.
+    #[must_use]
+    pub fn drops(&self) -> bool {
+        self.states.iter().any(|change| matches!(change.fate, Fate::Dropped { .. }))
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let states = self.states.iter().map(|StateChange { state, fate }| match fate {
+            Fate::Kept { note: None } => format!("{state}: kept"),
+            Fate::Kept { note: Some(note) } => format!("{state}: kept; {note}"),
+            Fate::New => format!("{state}: new, begins empty"),
+            Fate::Dropped { reason } => format!("{state}: dropped; {reason}"),
+        });
+        let lines: Vec<String> = states.chain(self.notes.iter().cloned()).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// What the file `new` does to the state of a job that runs `old`. Secrets and addresses play no part.
+#[must_use]
+pub fn compare(old: &JobSpec, new: &JobSpec) -> Comparison {
+    let mut states = vec![StateChange { state: "positions".to_owned(), fate: positions(&old.source, &new.source) }];
+    states.extend(dedup(old, new).map(|fate| StateChange { state: "dedup".to_owned(), fate }));
+    let named = |job: &JobSpec, name: &str| job.aggregates.iter().position(|aggregate| aggregate.name == name);
+    for before in &old.aggregates {
+        let fate = match named(new, &before.name).and_then(|at| new.aggregates.get(at)) {
+            None => Fate::Dropped { reason: "it is no longer in the file".to_owned() },
+            Some(after) => aggregate(old, new, before, after),
+        };
+        states.push(StateChange { state: format!("aggregate {}", before.name), fate });
+    }
+    let added = new.aggregates.iter().filter(|aggregate| named(old, &aggregate.name).is_none());
+    states.extend(added.map(|a| StateChange { state: format!("aggregate {}", a.name), fate: Fate::New }));
+    Comparison { states, notes: notes(old, new) }
+}
+
+fn positions(old: &SourceSpec, new: &SourceSpec) -> Fate {
+    let (old, new) = match (old, new) {
+        (SourceSpec::Kafka(old), SourceSpec::Kafka(new)) => (old, new),
+        (SourceSpec::Files(old), SourceSpec::Files(new)) if old.pattern == new.pattern && old.format == new.format => {
+            return Fate::Kept { note: None };
+        }
+        (SourceSpec::Files(_), SourceSpec::Files(_)) => {
+            let reason = "other files, or another format: what matches is read from its beginning".to_owned();
+            return Fate::Dropped { reason };
+        }
+        (SourceSpec::Kafka(_), SourceSpec::Files(_)) | (SourceSpec::Files(_), SourceSpec::Kafka(_)) => {
+            return Fate::Dropped { reason: "the source is of another type".to_owned() };
+        }
+    };
+    if old.topic != new.topic {
+        let reason =
+            format!("topic {} is read from its start position, not {} from where it was", new.topic, old.topic);
+        return Fate::Dropped { reason };
+    }
+    Fate::Kept { note: (old.start != new.start).then(|| "`start` counts at the first start only".to_owned()) }
+}
+
+fn dedup(old: &JobSpec, new: &JobSpec) -> Option<Fate> {
+    let (before, after) = match (&old.dedup, &new.dedup) {
+        (None, None) => return None,
+        (None, Some(_)) => return Some(Fate::New),
+        (Some(_), None) => return Some(Fate::Dropped { reason: "[dedup] is no longer in the file".to_owned() }),
+        (Some(before), Some(after)) => (before, after),
+    };
+    let dropped = |what: &str, before: &[ColumnIndex], after: &[ColumnIndex]| {
+        let (before, after) = (listed(old, before), listed(new, after));
+        let change =
+            if before == after { "its columns have".to_owned() } else { format!("from {before} to {after} it has") };
+        Some(Fate::Dropped { reason: format!("{what}: {change} changed") })
+    };
+    if definitions(old, &before.key) != definitions(new, &after.key) {
+        return dropped("the key is another one", &before.key, &after.key);
+    }
+    if definitions(old, &old.routing_key) != definitions(new, &new.routing_key) {
+        return dropped("the routing key is another one", &old.routing_key, &new.routing_key);
+    }
+    Some(Fate::Kept { note: dedup_note(old, new, before, after) })
+}
+
+fn dedup_note(old: &JobSpec, new: &JobSpec, before: &DedupSpec, after: &DedupSpec) -> Option<String> {
+    let values = |job: &JobSpec, key: &[ColumnIndex]| -> Vec<String> {
+        let others = job.fields.iter().enumerate().filter(|(at, _)| !key.contains(at));
+        others.map(|(_, field)| field_definition(field)).collect()
+    };
+    if values(old, &before.key) != values(new, &after.key) {
+        let becomes = match after.changed {
+            OnChanged::Update => "a correction",
+            OnChanged::Drop => "superseded",
+        };
+        return Some(format!("[fields] have changed, so a record that comes again counts as {becomes} once"));
+    }
+    if before.keep_for < after.keep_for {
+        return Some("what was forgotten already stays forgotten".to_owned());
+    }
+    time_changed(old, new).then(|| "keys of before are forgotten by the event time that they had".to_owned())
+}
+
+fn aggregate(old: &JobSpec, new: &JobSpec, before: &AggregateSpec, after: &AggregateSpec) -> Fate {
+    let sql = |aggregate: &AggregateSpec| -> Vec<String> {
+        let condition = aggregate.condition.iter().map(|condition| condition.sql.clone());
+        condition.chain(aggregate.columns.iter().map(|column| column.value.sql.clone())).collect()
+    };
+    let routed = |job: &JobSpec, aggregate: &AggregateSpec| {
+        let by = if aggregate.own_stage { &aggregate.group_by } else { &job.routing_key };
+        definitions(job, by)
+    };
+    let reads = |job: &JobSpec, aggregate: &AggregateSpec| definitions(job, &columns_in(job, &sql(aggregate)));
+    let changes = |job: &JobSpec| job.corrects() || job.deletes();
+    let reasons = [
+        (definitions(old, &before.group_by) != definitions(new, &after.group_by), "its group_by has changed"),
+        (before.window != after.window, "its window has changed"),
+        (time_changed(old, new), "the event time is another column"),
+        (before.condition != after.condition, "its `where` has changed"),
+        (sql(before) != sql(after), "its columns have changed"),
+        (reads(old, before) != reads(new, after), "a column that it reads has changed"),
+        (routed(old, before) != routed(new, after), "the routing key is another one"),
+        (changes(old) != changes(new), "corrections or deletes can come now, or no longer: windows keep other things"),
+    ];
+    match reasons.into_iter().find(|(holds, _)| *holds) {
+        Some((_, reason)) => Fate::Dropped { reason: reason.to_owned() },
+        None if before.emit != after.emit => {
+            Fate::Kept { note: Some("`emit` holds for windows that are open, too".to_owned()) }
+        }
+        None => Fate::Kept { note: None },
+    }
+}
+
+fn time_changed(old: &JobSpec, new: &JobSpec) -> bool {
+    let field = |job: &JobSpec| job.time.as_ref().map(|time| definitions(job, &[time.field]));
+    field(old) != field(new)
+}
+
+fn field_definition(field: &FieldSpec) -> String {
+    format!("{} {:?}", field.name, field.kind.data_type())
+}
+
+/// What columns are, with what they are derived from: the same text means the same values for the same record.
+fn definitions(job: &JobSpec, columns: &[ColumnIndex]) -> Vec<String> {
+    columns.iter().map(|column| definition(job, *column)).collect()
+}
+
+fn definition(job: &JobSpec, column: ColumnIndex) -> String {
+    if let Some(field) = job.fields.get(column) {
+        return field_definition(field);
+    }
+    let Some(derive) = column.checked_sub(job.fields.len()).and_then(|at| job.derive.get(at)) else {
+        return String::new();
+    };
+    // A derived column sees those above it only, so this ends.
+    let above = columns_in(job, std::slice::from_ref(&derive.value.sql));
+    let above: Vec<ColumnIndex> = above.into_iter().filter(|other| *other < column).collect();
+    format!("{} {:?} = {} [{}]", derive.name, derive.data_type, derive.value.sql, definitions(job, &above).join("; "))
+}
+
+/// Columns whose names stand in the texts; one that only looks like a column costs nothing but caution.
+fn columns_in(job: &JobSpec, texts: &[String]) -> Vec<ColumnIndex> {
+    let is_named = |name: &str, text: &String| {
+        text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case(name))
+    };
+    let columns = job.columns().enumerate();
+    columns.filter(|(_, name)| texts.iter().any(|text| is_named(name, text))).map(|(column, _)| column).collect()
+}
+
+fn notes(old: &JobSpec, new: &JobSpec) -> Vec<String> {
+    let mut notes = Vec::new();
+    if old.key_groups != new.key_groups {
+        notes.push(format!("`key_groups` stays {}: it is fixed at the first submit", old.key_groups));
+    }
+    let sinks = |job: &JobSpec| -> Vec<(String, String)> {
+        let target = |at: usize| job.targets.get(at).map_or_else(String::new, |target| target.name.clone());
+        job.sinks
+            .iter()
+            .map(|sink| (format!("{} in {}", place(job, sink), target(sink.target)), shape(job, sink)))
+            .collect()
+    };
+    let (before, after) = (sinks(old), sinks(new));
+    for (name, shape) in &before {
+        match after.iter().find(|(other, _)| other == name) {
+            None => notes.push(format!("{name}: nothing more is written to it; its rows stay")),
+            Some((_, other)) if other != shape => {
+                notes.push(format!("{name}: is written otherwise from here on; rows that are there stay as they are"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, _) in after.iter().filter(|(name, _)| before.iter().all(|(other, _)| other != name)) {
+        notes.push(format!("{name}: gets what comes from here on, nothing of before"));
+    }
+    notes
+}
+
+/// What decides on the rows of a sink.
+fn shape(job: &JobSpec, sink: &crate::spec::SinkSpec) -> String {
+    let columns: Vec<String> =
+        sink.columns.iter().map(|column| format!("{} {:?}", column.name, column.value)).collect();
+    let from = match sink.from {
+        crate::spec::RowsFrom::Aggregate(at) => job.aggregates.get(at).map_or_else(String::new, |a| a.name.clone()),
+        other @ (crate::spec::RowsFrom::Records | crate::spec::RowsFrom::Late) => format!("{other:?}"),
+    };
+    format!("{from} {:?} {columns:?} {:?}", sink.condition, sink.to)
+}

@@ -1,0 +1,153 @@
+//! What `plan` tells of a job, and of a changed one.
+
+use super::examples::FILES;
+use super::{GOOD, good};
+use crate::{Comparison, Fate, JobSpec, compare, plan};
+
+fn of_file(name: &str) -> JobSpec {
+    good(FILES.iter().find(|(known, _)| *known == name).unwrap().1)
+}
+
+fn fate<'c>(comparison: &'c Comparison, state: &str) -> &'c Fate {
+    &comparison
+        .states
+        .iter()
+        .find(|change| change.state == state)
+        .unwrap_or_else(|| panic!("{state}: {comparison}"))
+        .fate
+}
+
+#[test]
+fn a_job_with_two_stages() {
+    insta::assert_snapshot!(plan(&of_file("ecommerce")), @r"
+    job ecommerce: reads topic ecommerce-events, state in 32 key groups
+    stage 1: exchange by event_id (the key of [dedup])
+      dedup by event_id, remembered for 7d; a changed record is ignored
+    stage 2: exchange by product_category (the group_by of revenue_by_category lacks event_id of the routing key)
+      aggregate revenue_by_category by product_category, windows of 1h, a row at every change
+    target db (postgres), one transaction per TaskManager and epoch:
+      1. table public.events from records: the first by event_id stays
+      2. table public.products from records: upsert by product_id, the newest by updated_at stays
+      3. table public.transactions from records: the first by transaction_id stays
+      4. table public.revenue_by_category from revenue_by_category: upsert by product_category, window_start
+    dead letters: table pulso.dead_letters in db
+    ");
+}
+
+#[test]
+fn an_aggregate_may_share_the_exchange() {
+    let plan = plan(&of_file("health-vitals"));
+    assert_eq!(plan.stages.len(), 1);
+    assert_eq!(
+        (plan.stages[0].exchange_by.as_slice(), plan.stages[0].because.as_str()),
+        ([vec!["patient_id".to_owned()]].as_slice(), "`route_by` of [dedup]")
+    );
+    assert!(plan.stages[0].work[1].contains("so it shares this exchange"), "{:?}", plan.stages[0].work);
+    assert_eq!(plan.dead_letters, "topic health-data-dlq in kafka");
+    assert!(plan.hints.is_empty());
+}
+
+const BY_ID: &str = "[[aggregate]]\nname = \"by_id\"\ngroup_by = [\"id\"]\nwindow = { size = \"1m\" }\n\
+                     columns = { n = \"count(*)\", most = \"max(total)\" }\n";
+
+#[test]
+fn the_route_that_saves_an_exchange_is_told() {
+    let with =
+        |route: &str| format!("{GOOD}{BY_ID}").replace("keep_for = \"1h\"", &format!("keep_for = \"1h\"\n{route}"));
+    let hints = plan(&good(&with(""))).hints;
+    assert!(
+        hints.len() == 1 && hints[0].starts_with("`route_by = [\"id\"]` in [dedup] would save the aggregate by_id"),
+        "{hints:?}"
+    );
+    // Taken, it is no hint any more.
+    let routed = plan(&good(&with("route_by = [\"id\"]")));
+    assert_eq!((routed.stages.len(), routed.hints.len()), (1, 0));
+    let none = |toml: &str| assert_eq!(plan(&good(toml)).hints, [] as [String; 0]);
+    // Not a part of the dedup key.
+    none(&with("changed = \"drop\"").replace("group_by = [\"id\"]", "group_by = [\"note\"]"));
+    // A sink's key would lack it.
+    let other = with("changed = \"drop\"\nroute_by = [\"at\"]");
+    none(&other.replace("table = \"orders\"\nkey = [\"id\", \"at\"]", "table = \"orders\"\nkey = [\"at\"]"));
+}
+
+#[test]
+fn a_file_compared_with_itself_keeps_everything() {
+    for name in ["health-vitals", "ecommerce", "early-warning", "csv-people", "iot-sensors"] {
+        let job = of_file(name);
+        let comparison = compare(&job, &job);
+        assert!(!comparison.drops() && comparison.notes.is_empty(), "{comparison}");
+        assert!(comparison.states.iter().all(|change| change.fate == Fate::Kept { note: None }), "{comparison}");
+    }
+}
+
+/// Each change with the state that it costs and a word of the reason; an empty reason: kept.
+const CHANGES: [(&str, &str, &str, &str); 22] = [
+    ("topic = \"orders\"", "topic = \"sales\"", "positions", "topic sales is read from its start"),
+    ("topic = \"orders\"", "topic = \"orders\"\nstart = \"latest\"", "positions", ""),
+    (
+        "keep_for = \"1h\"",
+        "keep_for = \"1h\"\nroute_by = [\"id\"]",
+        "dedup",
+        "the routing key is another one: from id, at to id it has",
+    ),
+    ("keep_for = \"1h\"", "keep_for = \"2h\"", "dedup", ""),
+    ("key = [\"id\", \"at\"]\nkeep_for", "key = [\"at\", \"id\"]\nkeep_for", "dedup", "the key is another one"),
+    ("id = { type = \"string\"", "id = { type = \"int64\"", "dedup", "the key is another one: its columns have"),
+    ("note = { type = \"string\" }", "note = { type = \"json\" }", "dedup", ""),
+    ("note = { type = \"string\" }", "note = { type = \"bool\" }", "dedup", ""),
+    ("max = 10", "max = 11", "dedup", ""),
+    ("max = 10", "max = 11", "aggregate by_id", ""),
+    ("priced = \"qty is null or price is not null\"", "priced = \"price is not null\"", "aggregate by_id", ""),
+    ("size = \"1m\"", "size = \"2m\"", "aggregate by_id", "its window has changed"),
+    ("group_by = [\"id\"]", "group_by = [\"id\", \"at\"]", "aggregate by_id", "its group_by has changed"),
+    ("max(total)", "min(total)", "aggregate by_id", "its columns have changed"),
+    ("most = ", "largest = ", "aggregate by_id", ""),
+    ("total = \"qty * price\"", "total = \"qty * price * 2\"", "aggregate by_id", "a column that it reads has changed"),
+    ("total = \"qty * price\"", "total = \"qty * price\"\nother = \"qty + 1\"", "aggregate by_id", ""),
+    (
+        "price = { type = \"decimal(10,2)\"",
+        "price = { type = \"decimal(11,2)\"",
+        "aggregate by_id",
+        "a column that it reads has changed",
+    ),
+    ("group_by = [\"id\"]", "where = \"qty > 1\"\ngroup_by = [\"id\"]", "aggregate by_id", "its `where` has changed"),
+    ("window = {", "emit = \"close\"\nwindow = {", "aggregate by_id", ""),
+    ("keep_for = \"1h\"", "keep_for = \"1h\"\nchanged = \"drop\"", "aggregate by_id", "corrections or deletes"),
+    ("name = \"by_id\"", "name = \"another\"", "aggregate by_id", "no longer in the file"),
+];
+
+#[test]
+fn what_a_change_costs() {
+    let before = format!("{GOOD}{BY_ID}");
+    for (from, to, state, reason) in CHANGES {
+        assert!(before.contains(from), "{from}");
+        let comparison = compare(&good(&before), &good(&before.replacen(from, to, 1)));
+        match fate(&comparison, state) {
+            Fate::Kept { .. } => assert!(reason.is_empty(), "{to}: {comparison}"),
+            Fate::Dropped { reason: told } => {
+                assert!(!reason.is_empty() && told.contains(reason), "{to}: {comparison}");
+                assert!(comparison.drops());
+            }
+            Fate::New => panic!("{to}: {comparison}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_otherwise_is_told() {
+    let job = good(GOOD);
+    let changed = |from: &str, to: &str| compare(&job, &good(&super::with(from, to))).to_string();
+    let text = changed("note = { type = \"string\" }", "note = { type = \"bool\" }");
+    assert!(
+        text.contains("dedup: kept; [fields] have changed, so a record that comes again counts as a correction once"),
+        "{text}"
+    );
+    let text = changed("table = \"orders\"", "table = \"sales\"");
+    assert!(text.contains("table public.orders in db: nothing more is written to it"), "{text}");
+    assert!(text.contains("table public.sales in db: gets what comes from here on"), "{text}");
+    let text = changed("table = \"orders\"", "table = \"orders\"\nwhere = \"qty > 1\"");
+    assert!(text.contains("table public.orders in db: is written otherwise"), "{text}");
+    assert!(changed("key_groups = 4", "key_groups = 8").contains("`key_groups` stays 4"));
+    let text = compare(&job, &good(&format!("{GOOD}{BY_ID}"))).to_string();
+    assert!(text.contains("aggregate by_id: new, begins empty"), "{text}");
+}
