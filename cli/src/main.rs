@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::{
-    cancel, check, demo, describe, dev, explain, generate, list, nodes, plan, produce, resume, savepoint, schema,
-    status, stop, submit, test, version,
+    cancel, check, demo, describe, dev, explain, export, generate, list, nodes, plan, produce, resume, savepoint,
+    schema, status, stop, submit, test, version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -59,6 +59,7 @@ enum Command {
     Test(test::Arguments),
     Plan(plan::Arguments),
     Explain(explain::Arguments),
+    Export(export::Arguments),
     Schema(schema::Arguments),
     Version(version::Arguments),
 }
@@ -104,6 +105,7 @@ async fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Test(arguments) => test::run(global, &arguments),
         Command::Plan(arguments) => plan::run(global, &arguments).await,
         Command::Explain(arguments) => explain::run(global, &arguments),
+        Command::Export(arguments) => export::run(global, &arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Version(arguments) => version::run(global, &arguments),
     }

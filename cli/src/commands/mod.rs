@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod describe;
 pub(crate) mod dev;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod list;
 pub(crate) mod nodes;

@@ -1,6 +1,7 @@
 //! Real processes, real Kafka, real PostgreSQL: a cluster to break, and an oracle that shares no code with the product.
 
 mod cluster;
+mod flink;
 mod hold;
 mod input;
 mod jobs;
@@ -13,6 +14,7 @@ mod wait;
 mod ward;
 
 pub use cluster::{Cluster, JobFile, TaskManager, healthctl};
+pub use flink::Flink;
 pub use hold::{hold, waiting_copies};
 pub use input::{Input, Reading};
 pub use jobs::without_kafka;
