@@ -7,8 +7,8 @@ use pulso_expr::Aggregation;
 
 use super::MAX_TABLES;
 use super::expression::{MAX_COLUMNS, condition, report};
+use super::feed::Feed;
 use super::name::{Columns, Derive, Scope};
-use super::sink::Feed;
 use super::time::{Dedup, Time};
 use crate::code;
 use crate::document::{Entry, Section, printable};

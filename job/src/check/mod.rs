@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod expression;
+mod feed;
 mod field;
 mod files;
 mod input;
@@ -120,7 +121,7 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
     if let Some(source) = &source {
         source::tombstone_fits(reader, source, dedup.as_ref());
     }
-    let rows = sink::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
+    let rows = feed::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
     rows.time_fits(reader);
     let aggregates = aggregate::read(reader, root, &rows, time.as_ref(), dedup.as_ref());
     let sinks = sink::read(reader, root, &rows, &targets, &aggregates);
