@@ -1,5 +1,6 @@
 //! Whole tables against what DuckDB makes of the records in the topic: every column of every row.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -33,9 +34,20 @@ impl Tables {
         self
     }
 
+    pub fn without(mut self, table: &str) -> Self {
+        self.0.remove(table);
+        self
+    }
+
     /// How many rows a table must have.
     pub fn rows(&self, table: &str) -> usize {
         self.0.get(table).and_then(Value::as_array).map_or(0, Vec::len)
+    }
+
+    /// Split and position of every record that must be a dead letter.
+    pub fn dead_letters(&self) -> BTreeSet<(i64, i64)> {
+        let rows = self.0.get("dead_letters").and_then(Value::as_array).into_iter().flatten();
+        rows.filter_map(|row| Some((row["split"].as_i64()?, row["position"].as_i64()?))).collect()
     }
 
     /// Fails, with a few of the rows, where a table or the job's dead letters are not exactly so.

@@ -1,11 +1,12 @@
 //! The jobs with aggregates on generated data, beside each other, while their cluster breaks and grows: every table ends
 //! as DuckDB says.
 
+use std::collections::BTreeSet;
 use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pulso_e2e::{Cluster, Tables, World, records, until_ok, without_kafka};
+use pulso_e2e::{Cluster, Message, Tables, World, committed, records, until_ok};
 use tokio_postgres::Client;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,6 +18,8 @@ struct Job {
     data: &'static [&'static str],
     oracle: (&'static str, &'static [&'static str]),
     windows: &'static str,
+    /// Where its dead letters go, if not into the database.
+    letters: Option<&'static str>,
 }
 
 const JOBS: [Job; 3] = [
@@ -26,6 +29,7 @@ const JOBS: [Job; 3] = [
         data: &["ecommerce", "--users", "50"],
         oracle: ("shop", &[]),
         windows: "revenue_by_category",
+        letters: None,
     },
     Job {
         name: "iot-sensors",
@@ -33,6 +37,7 @@ const JOBS: [Job; 3] = [
         data: &["iot"],
         oracle: ("sensors", &["size='1 minute'"]),
         windows: "cidade_minuto",
+        letters: None,
     },
     Job {
         name: "health-vitals",
@@ -40,6 +45,7 @@ const JOBS: [Job; 3] = [
         data: &["vitals", "--patients", "40", "--corrections", "0.1"],
         oracle: ("vitals", &[]),
         windows: "vitals_by_minute",
+        letters: Some("health-data-dlq"),
     },
 ];
 
@@ -62,6 +68,22 @@ impl Job {
         for table in [self.windows, "dead_letters"] {
             ensure!(expected.rows(table) > 0, "a test without rows in {table} cannot fail");
         }
+        if let Some(topic) = self.letters {
+            let due = expected.dead_letters();
+            until_ok("the dead letters to be in their topic", LIMIT, async || {
+                let place = |letter: &Message| {
+                    let number = |header: &str| letter.headers.get(header).and_then(|text| text.parse::<i64>().ok());
+                    number("pulso_partition").zip(number("pulso_offset"))
+                };
+                let found: Vec<(i64, i64)> =
+                    committed(world.kafka.brokers(), topic)?.iter().filter_map(place).collect();
+                let once: BTreeSet<(i64, i64)> = found.iter().copied().collect();
+                ensure!(once == due && found.len() == due.len(), "{} dead letters, not {}", found.len(), due.len());
+                Ok(())
+            })
+            .await?;
+        }
+        let expected = if self.letters.is_some() { expected.without("dead_letters") } else { expected };
         until_ok("the tables to be as DuckDB says", LIMIT, async || expected.compare(database, self.name).await)
             .await?;
         let total = records(world.kafka.brokers(), self.topic)?.len();
@@ -101,7 +123,7 @@ async fn three_jobs_through_kills_a_rescale_and_a_new_jobmanager() -> Result<()>
     // A backlog of some minutes, so that there are windows to close, then what comes now.
     finish(JOBS.iter().map(|job| job.generate(&cluster, &["--count", "2000"])).collect::<Result<_>>()?)?;
     for job in &JOBS {
-        cluster.submit(&cluster.job(job.name, |text| without_kafka(&text))?)?;
+        cluster.submit(&cluster.job(job.name, |text| text)?)?;
     }
     let live = ["--rate", "300", "--for", "6s", "--seed", "2"];
     let generators = JOBS.iter().map(|job| job.generate(&cluster, &live)).collect::<Result<Vec<_>>>()?;
