@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pulso_connectors::files::{FilesError, FilesReader, Folder, Item, Looked, retire};
 use pulso_connectors::kafka::Flow;
@@ -18,6 +19,8 @@ use pulso_servers::{TemporaryFolder, temporary_folder};
 struct Rig {
     folder: TemporaryFolder,
     job: JobSpec,
+    /// When the newest file was written, by its own account.
+    written: Cell<SystemTime>,
 }
 
 impl Rig {
@@ -33,7 +36,7 @@ impl Rig {
         let place = folder.path().to_string_lossy().into_owned();
         let submission = Submission { toml, environment: BTreeMap::new(), folder: place };
         let job = pulso_job::check(&submission, "job.toml").unwrap_or_else(|m| panic!("{}", m.render(false))).0;
-        Self { folder, job }
+        Self { folder, job, written: Cell::new(UNIX_EPOCH) }
     }
 
     fn spec(&self) -> FilesSourceSpec {
@@ -50,7 +53,9 @@ impl Rig {
     fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
         // Files of one millisecond have no order that a test could expect.
-        std::thread::sleep(Duration::from_millis(3));
+        let time = SystemTime::now().max(self.written.get() + Duration::from_millis(2));
+        fs::File::options().append(true).open(self.path(name)).unwrap().set_modified(time).unwrap();
+        self.written.set(time);
     }
 }
 
@@ -155,7 +160,7 @@ fn items(reader: &mut FilesReader) -> Vec<String> {
         });
         Flow::Continue
     };
-    while reader.poll(Duration::ZERO, 100, &mut take).unwrap() > 0 {}
+    while reader.poll(100, &mut take).unwrap() > 0 {}
     items
 }
 
@@ -178,7 +183,7 @@ fn files_are_read_one_after_the_other_and_from_where_a_cut_ended() {
     assert_eq!(items(&mut open(after)), all[1..]);
     assert_eq!(items(&mut open(FileNumber(5).position(0))), all[3..]);
     fs::remove_file(rig.path("c.txt")).unwrap();
-    let gone = open(FileNumber(6).position(0)).poll(Duration::ZERO, 9, &mut |_| Flow::Continue).unwrap_err();
+    let gone = open(FileNumber(6).position(0)).poll(9, &mut |_| Flow::Continue).unwrap_err();
     assert!(matches!(&gone, FilesError::Gone { path } if path.ends_with("c.txt")) && gone.is_fatal(), "{gone}");
 }
 

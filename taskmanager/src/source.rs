@@ -36,6 +36,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// The same after nothing has happened for `QUIET`.
 const POLL_QUIET: Duration = Duration::from_millis(4);
 const QUIET: Duration = Duration::from_secs(1);
+/// The epoch is full, or the window is: nothing to do until the JobManager says so. It is looked so often whether
+/// figures are due.
+const TOLD_WITHIN: Duration = Duration::from_millis(20);
 /// Records of a split that belong to later epochs are kept up to this many bytes before the split is paused.
 const HELD_BYTES: usize = 4 << 20;
 /// How often figures are told.
@@ -294,14 +297,12 @@ impl Task {
             if readable {
                 self.readable = Instant::now();
                 let quiet = self.stirred.elapsed() > QUIET;
-                self.read(if quiet { POLL_QUIET } else { POLL })?;
-            } else {
-                // The epoch is full, or the window is: nothing to do until the JobManager says so.
-                match commands.recv_timeout(Duration::from_millis(20)) {
-                    Ok(command) => self.obey(command)?,
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                let wait = if quiet { POLL_QUIET } else { POLL };
+                if self.read(wait)? == 0 && !self.reader.waits() && !self.listen(commands, wait)? {
+                    return Ok(());
                 }
+            } else if !self.listen(commands, TOLD_WITHIN)? {
+                return Ok(());
             }
             if let Some(waiting) = self.machine.waiting() {
                 let (job, attempt) = (self.job, self.attempt);
@@ -322,6 +323,16 @@ impl Task {
         }
     }
 
+    /// Waits for a command; false where none will come any more.
+    fn listen(&mut self, commands: &Receiver<Control>, wait: Duration) -> Result<bool, SourceError> {
+        match commands.recv_timeout(wait) {
+            Ok(command) => self.obey(command)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+        Ok(true)
+    }
+
     fn obey(&mut self, command: Control) -> Result<(), SourceError> {
         self.stirred = Instant::now();
         match command {
@@ -338,8 +349,8 @@ impl Task {
         Ok(())
     }
 
-    /// Reads what is there, at most one part's worth.
-    fn read(&mut self, wait: Duration) -> Result<(), SourceError> {
+    /// Reads what is there, at most one part's worth; how much that was.
+    fn read(&mut self, wait: Duration) -> Result<usize, SourceError> {
         let (machine, decoder, backlog) = (&mut self.machine, &mut self.decoder, &mut self.backlog);
         let (next, records) = (&mut self.next, &mut self.records);
         let mut mismatch = None;
@@ -367,7 +378,8 @@ impl Task {
             }
             Flow::Continue
         };
-        if self.reader.poll(wait, 4096, &mut take)? > 0 {
+        let taken = self.reader.poll(wait, 4096, &mut take)?;
+        if taken > 0 {
             self.stirred = Instant::now();
         }
         if let Some(mismatch) = mismatch {
@@ -379,7 +391,7 @@ impl Task {
                 backlog.paused = true;
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// While nothing may be read for long, nothing is fetched either. Not for short: what is fetched already is lost by it.

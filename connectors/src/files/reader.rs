@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pulso_core::files::{FileNumber, FoundFile, PlacedFile};
 use pulso_core::ids::{Position, SplitId};
@@ -76,16 +75,11 @@ impl FilesReader {
         }
     }
 
-    /// Hands out what is there, at most about `most` items; where nothing is, waits as long as `wait`.
+    /// Hands out what is there, at most about `most` items.
     ///
     /// # Errors
     /// [`FilesError`]
-    pub fn poll(
-        &mut self,
-        wait: Duration,
-        most: usize,
-        take: &mut impl FnMut(Item<'_>) -> Flow,
-    ) -> Result<usize, FilesError> {
+    pub fn poll(&mut self, most: usize, take: &mut impl FnMut(Item<'_>) -> Flow) -> Result<usize, FilesError> {
         let root: Vec<&[String]> = self.root.iter().map(Vec::as_slice).collect();
         let later = self.lanes.range((Bound::Excluded(self.last), Bound::Unbounded)).map(|(split, _)| *split);
         let turns: Vec<SplitId> = later.chain(self.lanes.range(..=self.last).map(|(split, _)| *split)).collect();
@@ -100,9 +94,6 @@ impl FilesReader {
             if flow == Flow::Stop {
                 break;
             }
-        }
-        if taken == 0 && !wait.is_zero() {
-            std::thread::sleep(wait);
         }
         Ok(taken)
     }

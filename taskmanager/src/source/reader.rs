@@ -66,7 +66,12 @@ impl Reader {
         }
     }
 
-    /// Hands out what is there, at most about `most` items; where nothing is, waits as long as `wait`.
+    /// Nothing tells that there is more in a file: who polls it waits for something else meanwhile.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Kafka(_))
+    }
+
+    /// Hands out what is there, at most about `most` items; where nothing is, waits as long as `wait`, if it can.
     pub(super) fn poll(
         &mut self,
         wait: Duration,
@@ -91,7 +96,7 @@ impl Reader {
                         Item::End { split, position } => Input::End { split, position },
                     })
                 };
-                Ok(reader.poll(wait, most, &mut item)?)
+                Ok(reader.poll(most, &mut item)?)
             }
         }
     }
