@@ -138,7 +138,7 @@ fn what_was_read_is_not_read_again_unless_it_changes() {
     rig.write("a.txt", "{\"r\":[]}");
     let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
     let path = rig.path("a.txt").to_string_lossy().into_owned();
-    let read = ReadFile { size: found[0].to, modified: found[0].modified };
+    let read = ReadFile { size: found[0].to, modified: found[0].modified, inode: found[0].inode };
     let gone = path_hash("/not/there");
     let known = FilesState { read: BTreeMap::from([(path_hash(&path), read), (gone, read)]), ..FilesState::default() };
     let looked = folder.look(&known, Instant::now()).unwrap();

@@ -87,6 +87,7 @@ pub struct PlacedFile {
 pub struct ReadFile {
     pub size: u64,
     pub modified: i64,
+    pub inode: u64,
 }
 
 /// The files of one split.
@@ -135,6 +136,16 @@ impl FilesState {
         needed
     }
 
+    fn known(&self) -> usize {
+        self.queues.values().map(|queue| queue.files.len()).sum()
+    }
+
+    /// No file is taken in before others leave.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.known() >= MOST_KNOWN
+    }
+
     /// Gives found files their places, as many as there is room for. A path goes on where its last part is, and a file
     /// where those of its millisecond are: of two records of one key the one in the file modified later counts, and the
     /// clocks of file systems are coarse, so the order in which they were found has to decide, which is by path. Any other
@@ -150,7 +161,7 @@ impl FilesState {
         let mut parts: BTreeMap<&str, (SplitId, u64)> = BTreeMap::new();
         let queued = self.queues.iter().flat_map(|(split, queue)| queue.files.values().map(|file| (*split, file)));
         let mut times: BTreeMap<i64, SplitId> = queued.map(|(split, file)| (file.modified_ms(), split)).collect();
-        let known: usize = self.queues.values().map(|queue| queue.files.len()).sum();
+        let known = self.known();
         let mut placed = Vec::new();
         for file in found {
             let waiting: usize = unread.values().map(|(files, _)| files).sum();
@@ -223,12 +234,22 @@ impl FilesState {
         self.queues.iter().flat_map(of_queue).collect()
     }
 
+    /// Files that are read up to `newest` and have to wait for `oldest`.
+    #[must_use]
+    pub fn wait_for(&self, oldest: &Cut, newest: &Cut) -> bool {
+        let end = |cut: &Cut, split: &SplitId| cut.splits.get(split).map_or(Position(0), |part| part.end);
+        self.queues.iter().any(|(split, queue)| {
+            let next = queue.files.range(FileNumber::of(end(oldest, split))..).next();
+            next.is_some_and(|(number, _)| number.next().position(0) <= end(newest, split))
+        })
+    }
+
     /// A file leaves the queue: it was moved away, or stays where it is.
     pub(crate) fn retire(&mut self, split: SplitId, number: FileNumber, stays: bool) {
         let Some(file) = self.queues.get_mut(&split).and_then(|queue| queue.files.remove(&number)) else { return };
         let hash = path_hash(&file.path);
         if stays {
-            self.read.insert(hash, ReadFile { size: file.to, modified: file.modified });
+            self.read.insert(hash, ReadFile { size: file.to, modified: file.modified, inode: file.inode });
         } else {
             self.read.remove(&hash);
         }

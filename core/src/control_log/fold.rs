@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{JobState, JobStatus, LogState, RetainedCheckpoint};
 use crate::cut::Cut;
 use crate::files::FilesState;
-use crate::ids::{Attempt, CheckpointId, Epoch, JobId};
+use crate::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId};
 use crate::record::{JobDefinition, Manifest, Record};
 
 /// Cuts kept for pinned checkpoints alone. At a hundred cuts a second a job that goes on from a pinned checkpoint
@@ -68,7 +68,9 @@ impl LogState {
             Record::FilesFound { job, files, gone, complete } => {
                 let state = &mut self.job(*job)?.files;
                 files.iter().for_each(|placed| state.add(placed));
-                state.read.retain(|hash, _| !gone.contains(hash));
+                for hash in gone {
+                    state.read.remove(hash);
+                }
                 state.complete |= complete;
             }
             Record::FilesRetired { job, files } => {
@@ -147,6 +149,21 @@ impl JobState {
     #[must_use]
     pub fn oldest_cut(&self) -> &Cut {
         self.cuts.first_key_value().expect("Cut(0) comes with the job, and the newest cut is never pruned").1
+    }
+
+    /// The same, where nobody goes back to a pinned checkpoint.
+    #[must_use]
+    pub fn oldest_unpinned_cut(&self) -> &Cut {
+        let unpinned = self.checkpoints.iter().find(|checkpoint| !checkpoint.pinned);
+        let cut = unpinned.and_then(|checkpoint| self.cuts.get(&checkpoint.manifest.epoch));
+        cut.unwrap_or_else(|| self.oldest_cut())
+    }
+
+    /// All input is read, and no watermark says so yet: windows wait for another cut.
+    #[must_use]
+    pub fn end_is_not_cut(&self) -> bool {
+        let newest = self.newest_cut();
+        self.definition.has_windows && newest.watermark < EventTime::MAX && self.files.has_ended(newest)
     }
 
     /// Sealed epochs behind the newest checkpoint.

@@ -47,6 +47,14 @@ impl Schedule {
         let read = state.read.values().sum();
         Self { next: CheckpointId(newest.0 + 1), began: now, read, not_before: now }
     }
+
+    pub(super) fn is_due(&self, state: &JobState, cx: &Context) -> bool {
+        let read: u64 = state.read.values().sum();
+        cx.now.instant.since(self.began) >= cx.settings.checkpoint_interval
+            || read.saturating_sub(self.read) >= cx.settings.checkpoint_records
+            || state.behind_checkpoint() >= cx.settings.most_epochs / 2
+            || state.files.is_full()
+    }
 }
 
 impl Job {
@@ -77,14 +85,11 @@ impl Job {
         if now < self.schedule.not_before || !can_take(running, state, committed) {
             return;
         }
-        let read: u64 = state.read.values().sum();
         let wanted = !self.calls.savepoints.is_empty() || running.moving.is_some() || is_final(state);
-        let due = now.since(self.schedule.began) >= cx.settings.checkpoint_interval
-            || read.saturating_sub(self.schedule.read) >= cx.settings.checkpoint_records
-            || state.behind_checkpoint() >= cx.settings.most_epochs / 2;
-        if !(wanted || due) {
+        if !(wanted || self.schedule.is_due(state, cx)) {
             return;
         }
+        let read = state.read.values().sum();
         let ahead = cx.settings.mistake == Mistake::UncommittedCheckpoint;
         let (id, epoch) = (self.schedule.next, if ahead { state.newest_cut().epoch } else { committed });
         self.schedule = Schedule { next: CheckpointId(id.0 + 1), began: now, read, not_before: now };
@@ -154,7 +159,9 @@ impl Job {
             for member in running.deployed.plan.members.keys() {
                 cx.send(*member, done.clone());
             }
-            self.collect(cx, cx.settings.retained.max(LEAST_RETAINED));
+            // Files that wait for the oldest one let no more in.
+            let full = cx.journal.job(self.id).files.is_full();
+            self.collect(cx, if full { LEAST_RETAINED } else { cx.settings.retained.max(LEAST_RETAINED) });
         }
     }
 

@@ -169,7 +169,7 @@ impl Epochs {
         }
         let aged = now.instant.since(self.opened_at) >= settings.epoch_age;
         let input = self.waiting.get(&epoch).is_some_and(|full| *full || aged);
-        let windows = self.windows_wait && aged;
+        let windows = (self.windows_wait && aged) || state.end_is_not_cut();
         if !(last || input || windows || wanted || !self.silent(state, now.instant).is_empty()) {
             return None;
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::job::{Context, Job, Phase};
 use super::journal::{Durable, Then};
 use super::{Command, Coordinator, JobId, TaskManagerId};
-use crate::control_log::JobStatus;
+use crate::control_log::{JobState, JobStatus};
+use crate::cut::Cut;
 use crate::files::{FileNumber, FilesState, FoundFile, PlacedFile};
 use crate::ids::{Instant, SplitId};
 use crate::message::Instruction;
@@ -97,7 +98,7 @@ impl Job {
         if self.files.retiring || !state.files.is_used() || cx.now.instant < self.files.not_before {
             return;
         }
-        let mut files = state.files.unneeded(state.oldest_cut());
+        let mut files = state.files.unneeded(oldest_needed(state));
         files.truncate(MOST_RETIRED);
         if !files.is_empty() {
             self.files.retiring = true;
@@ -109,7 +110,8 @@ impl Job {
     pub(super) fn end_of_files(&mut self, cx: &mut Context) {
         let state = cx.journal.job(self.id);
         let running = matches!(self.phase, Phase::Running(_)) && state.status == JobStatus::Running;
-        if running && !self.files.ending && state.files.has_ended(state.newest_cut()) {
+        let ended = state.files.has_ended(state.newest_cut()) && !state.end_is_not_cut();
+        if running && !self.files.ending && ended {
             self.files.ending = true;
             cx.journal.append(self.id, vec![Record::Stopping { job: self.id }], Then::Stopping(()));
         }
@@ -117,4 +119,18 @@ impl Job {
             self.files.ending = false;
         }
     }
+}
+
+/// Files that end before this cut are needed by no replay. Where no more files can be taken in, those of a pinned
+/// checkpoint are given up, as its cuts are after a while.
+fn oldest_needed(state: &JobState) -> &Cut {
+    if state.files.is_full() { state.oldest_unpinned_cut() } else { state.oldest_cut() }
+}
+
+/// Files that are read leave once the checkpoints before them do. Without input those stay, until empty epochs bring
+/// new ones.
+pub(super) fn wait_for_checkpoints(state: &JobState) -> bool {
+    let oldest = oldest_needed(state);
+    let pinned = oldest.epoch < state.oldest_unpinned_cut().epoch;
+    state.status == JobStatus::Running && !pinned && state.files.wait_for(oldest, state.newest_cut())
 }

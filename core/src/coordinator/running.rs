@@ -2,6 +2,7 @@
 
 use super::attempts::plan;
 use super::epochs::is_final;
+use super::files::wait_for_checkpoints;
 use super::job::{Context, Job, Moving, Phase};
 use super::journal::{CutLogged, Durable, Then};
 use super::{Epoch, TaskManagerId};
@@ -105,7 +106,10 @@ impl Job {
         let Phase::Running(running) = &mut self.phase else { return };
         let state = cx.journal.job(self.id);
         // A savepoint of a job that never had input needs an epoch to be of.
-        let wanted = !self.calls.savepoints.is_empty() && state.newest_cut().epoch == Epoch::ZERO;
+        let savepoint = !self.calls.savepoints.is_empty() && state.newest_cut().epoch == Epoch::ZERO;
+        let idle = running.open.is_none() && state.behind_checkpoint() == 0;
+        let files = idle && self.schedule.is_due(state, cx) && wait_for_checkpoints(state);
+        let wanted = savepoint || files;
         let epochs = &mut running.deployed.epochs;
         let Some(opening) = epochs.open_due(state, &cx.settings, wanted, cx.now) else { return };
         let open = Instruction::OpenCut { job: self.id, attempt: running.deployed.attempt, opening };

@@ -4,6 +4,7 @@
 
 mod checker;
 mod faults;
+mod files;
 mod jobs;
 mod recovery;
 mod world;

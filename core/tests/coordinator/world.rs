@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pulso_core::coordinator::{Answer, Call, Command, Coordinator, Event, JobView, Now, Settings};
 use pulso_core::cut::{Cut, CutHash, SplitCut};
+use pulso_core::files::PlacedFile;
 use pulso_core::ids::{
     Attempt, Epoch, EventTime, Instant, JobId, KeyGroupId, Position, RequestId, SessionId, SplitId, TargetId,
     TaskManagerId, WallTime,
@@ -89,6 +90,8 @@ pub(crate) struct Hosted {
     sealed: Epoch,
     pub(crate) committed: Epoch,
     ends: BTreeMap<SplitId, Position>,
+    /// Of a job that reads files: where those that it was told of end.
+    files: BTreeMap<SplitId, Position>,
     /// The running epoch, and whether it was said that it has input.
     running: (Epoch, bool),
     copies: BTreeMap<KeyGroupId, Copy>,
@@ -105,6 +108,10 @@ pub(crate) struct World {
     sessions: BTreeMap<SessionId, TaskManagerId>,
     next: u64,
     pub(crate) answers: BTreeMap<RequestId, Answer>,
+    /// Files that were to be moved away, not yet answered.
+    retiring: Vec<(JobId, Vec<PlacedFile>)>,
+    /// How many were.
+    pub(crate) retired: usize,
     /// Every instruction, in order.
     pub(crate) sent: Vec<(TaskManagerId, Instruction)>,
     /// In one of so many steps the control log is durable.
@@ -129,6 +136,8 @@ impl World {
             sessions: BTreeMap::new(),
             next: 1,
             answers: BTreeMap::new(),
+            retiring: Vec::new(),
+            retired: 0,
             sent: Vec::new(),
             log_takes: 1,
             input: 3,
@@ -213,7 +222,8 @@ impl World {
                 Command::Reply { request, answer } => {
                     assert!(self.answers.insert(request, answer).is_none(), "two answers to one call");
                 }
-                Command::Append(_) | Command::DeleteObjects(_) | Command::RetireFiles { .. } => {}
+                Command::RetireFiles { job, files } => self.retiring.push((job, files)),
+                Command::Append(_) | Command::DeleteObjects(_) => {}
             }
         }
     }
@@ -251,6 +261,11 @@ impl World {
     pub(crate) fn step(&mut self) {
         self.now += 2_000;
         self.event(Event::Tick);
+        for (job, files) in std::mem::take(&mut self.retiring) {
+            self.retired += files.len();
+            let files = files.into_iter().map(|placed| (placed.split, placed.number, false)).collect();
+            self.event(Event::FilesRetired { job, files, all: true });
+        }
         for i in 0..self.task_managers.len() {
             if self.task_managers[i].paused {
                 continue;
@@ -339,8 +354,9 @@ impl TaskManager {
                 let epoch = hosted.committed;
                 self.outbox.push_back(Report::Committed { job, attempt, epoch, counters });
             }
+            let unread = hosted.files.iter().any(|(split, end)| hosted.ends[split] < *end);
             let (epoch, said) = &mut hosted.running;
-            if !*said && !hosted.ends.is_empty() && chance.below(input) == 0 {
+            if !*said && !hosted.ends.is_empty() && (unread || chance.below(input) == 0) {
                 *said = true;
                 let full = chance.one_in(4);
                 self.outbox.push_back(Report::InputWaiting { job, attempt, epoch: *epoch, full });
@@ -364,8 +380,10 @@ impl TaskManager {
                 let hosted = self.jobs.get_mut(&job).filter(|h| h.attempt == attempt).expect("a deployed job");
                 let mut splits = BTreeMap::new();
                 for (split, end) in &mut hosted.ends {
+                    let file = hosted.files.get(split).filter(|file| **file > *end);
                     let count = if hosted.running.1 { chance.below(3) } else { 0 };
-                    end.0 += count as i64;
+                    let count = if file.is_some() { 1 } else { count };
+                    *end = file.copied().unwrap_or(Position(end.0 + count as i64));
                     let greatest = (count > 0).then_some(EventTime(end.0));
                     splits.insert(*split, SplitReport { end: *end, count, hash: 7, greatest });
                 }
@@ -399,7 +417,12 @@ impl TaskManager {
             Instruction::Release { job, attempt } => {
                 self.jobs.retain(|id, hosted| *id != job || hosted.attempt > attempt);
             }
-            Instruction::Progress { .. } | Instruction::CheckpointDone { .. } | Instruction::Files { .. } => {}
+            Instruction::Files { job, attempt, files } => {
+                if let Some(hosted) = self.jobs.get_mut(&job).filter(|h| h.attempt == attempt) {
+                    hosted.told(&files);
+                }
+            }
+            Instruction::Progress { .. } | Instruction::CheckpointDone { .. } => {}
         }
     }
 
@@ -430,6 +453,7 @@ impl TaskManager {
         let own = deployment.plan.splits.iter().filter(|(_, owner)| **owner == self.id);
         let end = |split: &SplitId| ends.splits.get(split).map_or_else(|| deployment.joined[split], |cut| cut.end);
         hosted.ends = own.map(|(split, _)| (*split, end(split))).collect();
+        hosted.told(&deployment.files);
         hosted.sealed = deployment.sealed();
         hosted.committed = deployment.start.epoch;
         hosted.running = (deployment.sealed().next(), false);
@@ -443,6 +467,13 @@ impl TaskManager {
 }
 
 impl Hosted {
+    fn told(&mut self, files: &[PlacedFile]) {
+        for placed in files {
+            let end = self.files.entry(placed.split).or_default();
+            *end = placed.number.next().position(0).max(*end);
+        }
+    }
+
     fn freeze(&mut self, id: TaskManagerId) -> BTreeMap<KeyGroupId, Copy> {
         let Some(deployment) = self.deployment.take() else { return std::mem::take(&mut self.copies) };
         let copy = |key_group: KeyGroupId| {
