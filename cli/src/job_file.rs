@@ -21,7 +21,7 @@ pub fn read(path: &Path) -> Result<JobFile> {
     let file = |path: &str| std::fs::read_to_string(folder.join(path)).ok();
     let environment = collect_environment(&toml, variable, file);
     let folder = folder_of(path)?;
-    Ok(JobFile { name, submission: Submission { toml, environment, folder } })
+    Ok(JobFile { name, submission: Submission { toml, environment, folder, ..Submission::default() } })
 }
 
 /// As [`read`], for who asks no server: addresses and credentials are stand-ins, so that none has to be set.
@@ -29,7 +29,7 @@ pub fn read_without_secrets(path: &Path) -> Result<JobFile> {
     let (name, toml) = text(path)?;
     let environment = stand_ins(&toml);
     let folder = folder_of(path)?;
-    Ok(JobFile { name, submission: Submission { toml, environment, folder } })
+    Ok(JobFile { name, submission: Submission { toml, environment, folder, ..Submission::default() } })
 }
 
 /// Where relative paths start, whoever reads the submission.

@@ -65,7 +65,7 @@ pub(crate) fn job(text: &str) -> Arc<JobSpec> {
     };
     let toml: String = parts.iter().filter(kept).map(String::as_str).collect();
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://localhost/test".to_owned())]);
-    match check(&Submission { toml, environment, folder: "/jobs".to_owned() }, "job.toml") {
+    match check(&Submission { toml, environment, folder: "/jobs".to_owned(), ..Submission::default() }, "job.toml") {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),
     }

@@ -209,6 +209,7 @@ fn job(url: &str) -> JobSpec {
         fields,
         rules: Vec::new(),
         filter: None,
+        lookups: Vec::new(),
         derive: Vec::new(),
         time: None,
         dedup: None,

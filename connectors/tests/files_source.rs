@@ -34,7 +34,7 @@ impl Rig {
              [[sink]]\nto = \"db\"\ntable = \"t\"\nwrite = \"append\"\n"
         );
         let place = folder.path().to_string_lossy().into_owned();
-        let submission = Submission { toml, environment: BTreeMap::new(), folder: place };
+        let submission = Submission { toml, environment: BTreeMap::new(), folder: place, ..Submission::default() };
         let job = pulso_job::check(&submission, "job.toml").unwrap_or_else(|m| panic!("{}", m.render(false))).0;
         Self { folder, job, written: Cell::new(UNIX_EPOCH) }
     }
@@ -82,6 +82,7 @@ fn state(placed: &[PlacedFile]) -> FilesState {
         watermark: EventTime::MIN,
         idle: Default::default(),
         last: false,
+        lookups: None,
         previous: CutHash::default(),
     };
     let mut state = FilesState::default();

@@ -30,7 +30,7 @@ fn job(folder: &Path, roll: &str, format: &str) -> Arc<JobSpec> {
          [dead_letter]\nto = \"out\"\n",
         folder.display()
     );
-    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/".to_owned() };
+    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/".to_owned(), ..Submission::default() };
     match pulso_job::check(&submission, "job.toml") {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),

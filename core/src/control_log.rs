@@ -16,6 +16,7 @@ pub use frame::{Frame, FrameError, ObjectHash, frame, unframe};
 use crate::cut::Cut;
 use crate::files::FilesState;
 use crate::ids::{Attempt, Epoch, JobId, KeyGroupId, Position, SplitId};
+use crate::lookups::LookupsState;
 use crate::placement::Plan;
 use crate::record::{JobDefinition, Manifest};
 
@@ -51,6 +52,9 @@ pub struct JobState {
     /// Of a job that reads files.
     #[serde(default)]
     pub files: FilesState,
+    /// Of a job with lookups.
+    #[serde(default)]
+    pub lookups: LookupsState,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

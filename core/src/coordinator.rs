@@ -8,6 +8,7 @@ mod epochs;
 mod files;
 mod job;
 mod journal;
+mod lookups;
 mod members;
 mod recovery;
 mod running;
@@ -29,6 +30,7 @@ use crate::files::{FileNumber, FoundFile, PlacedFile};
 use crate::ids::{
     CheckpointId, Epoch, Instant, JobId, Position, RequestId, SessionId, SplitId, TaskManagerId, WallTime,
 };
+use crate::lookups::LookupsVersion;
 use crate::message::{Instruction, Report};
 use crate::mistake::Mistake;
 use crate::record::{JobDefinition, Record};
@@ -78,6 +80,11 @@ pub enum Event {
         files: Vec<(SplitId, FileNumber, bool)>,
         all: bool,
     },
+    /// The rows of a job's lookups are others than before; they are stored.
+    LookupsRead {
+        job: JobId,
+        version: LookupsVersion,
+    },
     Called {
         request: RequestId,
         call: Call,
@@ -87,10 +94,7 @@ pub enum Event {
 /// What a person asks for. The edge has checked the job and resolved its start positions before.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    Submit {
-        definition: JobDefinition,
-        start: Cut,
-    },
+    Submit(Box<NewJob>),
     /// Takes a checkpoint and pins it.
     Savepoint {
         job: JobId,
@@ -106,6 +110,14 @@ pub enum Call {
     Resume {
         job: JobId,
     },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJob {
+    pub definition: JobDefinition,
+    pub start: Cut,
+    /// Of a job with lookups: those that `start` names.
+    pub lookups: Option<LookupsVersion>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,6 +346,7 @@ impl Coordinator {
             Event::SplitsFound { job, splits } => self.splits_found(job, &splits),
             Event::FilesFound { job, found, gone, complete } => self.files_found(job, &found, &gone, complete),
             Event::FilesRetired { job, files, all } => self.files_retired(job, files, all),
+            Event::LookupsRead { job, version } => self.lookups_read(job, version),
             Event::Called { request, call } => self.called(request, call),
         }
     }
@@ -356,6 +369,8 @@ impl Coordinator {
             }
             Done::FilesFound(logged) => job.files_logged(cx, logged),
             Done::FilesRetired(_) => job.files_retired(),
+            Done::LookupsRead(_) => {}
+            Done::LookupsGone(logged) => job.lookups_gone(cx, logged),
             Done::Checkpoint(logged) => job.checkpoint_logged(cx, logged),
             Done::Pin(logged) => Job::pin_logged(cx, logged),
             Done::Collect(logged) => job.collect_logged(cx, logged),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
-use crate::ids::{Epoch, EventTime, Position, SplitId, WallTime};
+use crate::ids::{Epoch, EventTime, LookupsId, Position, SplitId, WallTime};
 
 /// Chained hash of all cuts up to one; equal hashes mean equal histories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct Cut {
     pub idle: BTreeSet<SplitId>,
     /// The last epoch of a job that was told to stop.
     pub last: bool,
+    /// Rows of the job's lookups that the records of the next epoch are joined with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookups: Option<LookupsId>,
     /// Hash of the cut before.
     pub previous: CutHash,
 }
@@ -78,6 +81,9 @@ impl Cut {
         bytes.extend_from_slice(&(self.idle.len() as u64).to_le_bytes());
         for split in &self.idle {
             bytes.extend_from_slice(&split.0.to_le_bytes());
+        }
+        if let Some(lookups) = &self.lookups {
+            bytes.extend_from_slice(lookups.0.as_bytes());
         }
         CutHash(xxh3_128_with_seed(&bytes, 0))
     }

@@ -13,6 +13,7 @@ fn cut(ends: &[i64]) -> Cut {
         watermark: EventTime::MIN,
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash::default(),
     }
 }

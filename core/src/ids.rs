@@ -122,6 +122,11 @@ impl Instant {
     }
 }
 
+number!(
+    /// One version of the rows of all lookups of a job; made when they are read, never used again.
+    LookupsId(Uuid)
+);
+
 /// A key group of a stage: what owns state, has a ledger row in every target and moves between TaskManagers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[serde(into = "String", try_from = "String")]

@@ -9,6 +9,7 @@ pub mod files;
 pub mod ids;
 pub mod key_group;
 pub mod ledger;
+pub mod lookups;
 pub mod message;
 #[doc(hidden)]
 pub mod mistake;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::cut::{Cut, CutHash};
 use crate::files::PlacedFile;
 use crate::ids::{
-    Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Position, SplitId, TargetId, TaskManagerId, WallTime,
+    Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, LookupsId, Position, SplitId, TargetId, TaskManagerId,
+    WallTime,
 };
 use crate::ledger::Mark;
 use crate::placement::Plan;
@@ -43,6 +44,8 @@ pub struct Opening {
     pub clock: WallTime,
     /// Watermark after `epoch - 1`: the one under which `epoch` is processed.
     pub watermark: EventTime,
+    /// Rows of the job's lookups for the records of `epoch + 1`, which are read before anything else says so.
+    pub lookups: Option<LookupsId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::cut::Cut;
 use crate::files::{FileNumber, PlacedFile};
-use crate::ids::{Attempt, CheckpointId, Epoch, JobId, KeyGroupId, Position, SplitId};
+use crate::ids::{Attempt, CheckpointId, Epoch, JobId, KeyGroupId, LookupsId, Position, SplitId};
+use crate::lookups::LookupsVersion;
 use crate::message::{Counters, Snapshot};
 use crate::placement::Plan;
 
@@ -79,6 +80,16 @@ pub enum Record {
     FilesRetired {
         job: JobId,
         files: Vec<(SplitId, FileNumber, bool)>,
+    },
+    /// The rows of the job's lookups were read and stored, and are others than before.
+    LookupsRead {
+        job: JobId,
+        version: LookupsVersion,
+    },
+    /// No cut names these versions any more; their objects may be deleted once this is durable.
+    LookupsGone {
+        job: JobId,
+        versions: Vec<LookupsId>,
     },
     CheckpointDone {
         job: JobId,

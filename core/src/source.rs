@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
 use crate::cut::{Cut, RunningHash, SplitCut};
-use crate::ids::{Epoch, EventTime, Position, SplitId, TaskManagerId, WallTime};
+use crate::ids::{Epoch, EventTime, LookupsId, Position, SplitId, TaskManagerId, WallTime};
 use crate::message::{Deployment, Opening, SplitReport};
 
 /// When a live epoch is full. Replayed epochs have the size that their cut says.
@@ -110,6 +110,8 @@ pub struct Source {
     epoch: Epoch,
     /// Watermark after the epoch before; known in replay, brought by the opening when live.
     watermark: EventTime,
+    /// Rows of the job's lookups for the running epoch.
+    lookups: Option<LookupsId>,
     mode: Mode,
     /// Waits for the epoch it names to be the running one.
     opening: Option<Opening>,
@@ -141,6 +143,7 @@ impl Source {
             splits,
             epoch: deployment.start.epoch.next(),
             watermark: deployment.start.watermark,
+            lookups: deployment.start.lookups,
             mode: Mode::Replay(deployment.replay.iter().cloned().collect()),
             opening: None,
             live_from: deployment.sealed().next(),
@@ -199,6 +202,12 @@ impl Source {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The rows of the job's lookups that records taken now are joined with.
+    #[must_use]
+    pub fn lookups(&self) -> Option<LookupsId> {
+        self.lookups
     }
 
     /// The clock that event times of the running epoch are checked against; `None` until the cut is opened.
@@ -331,7 +340,7 @@ impl Source {
         let report = match &mut self.mode {
             Mode::Replay(cuts) => {
                 if let Some(cut) = cuts.pop_front() {
-                    self.watermark = cut.watermark;
+                    (self.watermark, self.lookups) = (cut.watermark, cut.lookups);
                     for (split, state) in self.splits.iter_mut().filter(|_| self.gaps) {
                         state.next = cut.splits.get(split).map_or(state.next, |part| part.end);
                     }
@@ -340,7 +349,9 @@ impl Source {
             }
             Mode::Live { records, bytes, moved, told } => {
                 (*records, *bytes, *moved, *told) = (0, 0, false, Told::Nothing);
-                self.opening = None;
+                if let Some(opening) = self.opening.take() {
+                    self.lookups = opening.lookups;
+                }
                 let report = |(split, state): (&SplitId, &Split)| (*split, state.report(greatest.get(split).copied()));
                 Some(self.splits.iter().map(report).collect())
             }

@@ -36,6 +36,7 @@ fn start(splits: u32) -> Cut {
         watermark: EventTime(-5),
         idle: std::collections::BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash(0),
     }
 }
@@ -74,7 +75,12 @@ fn source(deployment: &Deployment) -> Source {
 }
 
 fn opening(epoch: u64) -> Opening {
-    Opening { epoch: Epoch(epoch), clock: WallTime(epoch as i64 * 100), watermark: EventTime(epoch as i64 - 1) }
+    Opening {
+        epoch: Epoch(epoch),
+        clock: WallTime(epoch as i64 * 100),
+        watermark: EventTime(epoch as i64 - 1),
+        lookups: None,
+    }
 }
 
 /// What the JobManager makes of a report.
@@ -89,6 +95,7 @@ fn cut_of(before: &Cut, opening: Opening, report: &BTreeMap<SplitId, SplitReport
         clock: opening.clock,
         splits,
         watermark: EventTime(opening.epoch.0 as i64),
+        lookups: opening.lookups,
         previous: before.hash(),
         ..before.clone()
     }

@@ -11,6 +11,7 @@ mod evaluate;
 mod json;
 pub mod key;
 pub mod keyed;
+pub mod lookup;
 mod sink;
 pub mod state;
 #[cfg(test)]

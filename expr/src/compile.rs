@@ -1,6 +1,7 @@
 //! SQL text -> AST -> logical expression -> coerced and simplified -> physical expression.
 #![expect(clippy::wildcard_enum_match_arm, reason = "enums of other crates, of which few variants matter here")]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
@@ -16,7 +17,7 @@ use datafusion_physical_expr::utils::collect_columns;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::parser::DFParserBuilder;
 use datafusion_sql::planner::{PlannerContext, SqlToRel};
-use datafusion_sql::sqlparser::ast::Expr as SqlExpr;
+use datafusion_sql::sqlparser::ast::{Expr as SqlExpr, Ident, visit_expressions_mut};
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
@@ -167,7 +168,8 @@ impl<'a> SqlText<'a> {
 
     pub(crate) fn plan(&self, ast: SqlExpr, schema: &DFSchema) -> Result<Expr, ExpressionError> {
         let functions = Functions::default();
-        let planned = SqlToRel::new(&functions).sql_to_expr(ast, schema, &mut PlannerContext::new());
+        let planned =
+            SqlToRel::new(&functions).sql_to_expr(with_dotted(ast, schema), schema, &mut PlannerContext::new());
         planned.map_err(|error| {
             if let Some(name) = missing_column(&error) {
                 return self.unknown_column(&name, schema);
@@ -230,6 +232,22 @@ impl<'a> SqlText<'a> {
         let end = byte_offset(self.sql, token.span.end.line, token.span.end.column)?;
         Some((start, end.saturating_sub(start)))
     }
+}
+
+/// With `a.b` as the one name that it is where there is a column `a.b`.
+fn with_dotted(mut ast: SqlExpr, schema: &DFSchema) -> SqlExpr {
+    let _ = visit_expressions_mut(&mut ast, |expr| {
+        if let SqlExpr::CompoundIdentifier(parts) = expr {
+            let plain =
+                |part: &Ident| if part.quote_style.is_some() { part.value.clone() } else { part.value.to_lowercase() };
+            let name = parts.iter().map(plain).collect::<Vec<_>>().join(".");
+            if schema.fields().iter().any(|field| *field.name() == name) {
+                *expr = SqlExpr::Identifier(Ident::with_quote('"', name));
+            }
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    ast
 }
 
 /// Tokens that make the tree deeper without nesting it in parentheses.

@@ -15,7 +15,8 @@ fn checked(toml: &str) -> JobSpec {
     let environment =
         [("DATABASE_URL", SECRET), ("MYSQL_URL", mysql)].map(|(name, url)| (name.to_owned(), url.to_owned()));
     let environment = environment.into();
-    let submission = Submission { toml: toml.to_owned(), environment, folder: "/jobs".to_owned() };
+    let submission =
+        Submission { toml: toml.to_owned(), environment, folder: "/jobs".to_owned(), ..Submission::default() };
     match pulso_job::check(&submission, "job.toml") {
         Ok((job, _)) => job,
         Err(diagnostics) => panic!("{}", diagnostics.render(false)),

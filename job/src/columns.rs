@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::spec::{
-    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, OnChanged, PathStart, RowsFrom, SinkColumn,
-    SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, LookupColumn, LookupSpec, OnChanged, PathStart,
+    RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec,
+    WriteMode,
 };
 
 impl FieldType {
@@ -31,21 +32,50 @@ impl FieldSpec {
     }
 }
 
+impl LookupSpec {
+    pub(crate) fn arrow(&self) -> impl Iterator<Item = Field> {
+        self.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true))
+    }
+}
+
+impl LookupColumn {
+    pub fn in_query(&self) -> &str {
+        self.name.split_once('.').map_or("", |(_, name)| name)
+    }
+}
+
 impl JobSpec {
-    /// Names of the columns: fields, then derives; [`ColumnIndex`] counts along.
+    /// Names of the columns, in the order of [`JobSpec::schema`].
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         let fields = self.fields.iter().map(|field| field.name.as_str());
-        fields.chain(self.derive.iter().map(|derive| derive.name.as_str()))
+        let looked_up = self.lookups.iter().flat_map(|lookup| &lookup.columns).map(|column| column.name.as_str());
+        fields.chain(looked_up).chain(self.derive.iter().map(|derive| derive.name.as_str()))
     }
 
     pub fn column_index(&self, name: &str) -> Option<ColumnIndex> {
         self.columns().position(|column| column == name)
     }
 
-    /// Fields, then derives: what derives, conditions and columns of sinks are bound to. Derives count as nullable.
+    /// Rows of a lookup: the columns of `on`, with the types of the fields, then those that the job uses.
+    pub fn lookup_schema(&self, lookup: &LookupSpec) -> SchemaRef {
+        let on = lookup.on.iter().filter_map(|column| self.fields.get(*column));
+        let on = on.map(|field| Field::new(&field.name, field.kind.data_type(), true));
+        Arc::new(Schema::new(on.chain(lookup.arrow()).collect::<Vec<_>>()))
+    }
+
+    /// Place of the first derived column.
+    pub fn first_derived(&self) -> ColumnIndex {
+        self.fields.len() + self.lookups.iter().map(|lookup| lookup.columns.len()).sum::<usize>()
+    }
+
+    /// Fields, those of lookups, then derives; [`ColumnIndex`] counts along. It is what derives, conditions and columns of
+    /// sinks are bound to. All but fields count as nullable.
     pub fn schema(&self) -> SchemaRef {
+        let looked_up = self.lookups.iter().flat_map(LookupSpec::arrow);
         let derives = self.derive.iter().map(|derive| Field::new(&derive.name, derive.data_type.clone(), true));
-        Arc::new(Schema::new(self.fields.iter().map(FieldSpec::arrow).chain(derives).collect::<Vec<_>>()))
+        Arc::new(Schema::new(
+            self.fields.iter().map(FieldSpec::arrow).chain(looked_up).chain(derives).collect::<Vec<_>>(),
+        ))
     }
 
     /// Fields alone: what rules and the filter are bound to.

@@ -25,7 +25,7 @@ pub use online::{Finding, FindingKind, Place, located};
 pub use plan::{Comparison, Fate, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
 pub use schema::schema;
 pub use spec::*;
-pub use submission::{MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
+pub use submission::{LookupTypes, MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
 
 #[cfg(test)]
 mod tests;

@@ -72,7 +72,7 @@ pub fn located(submission: &Submission, file_name: &str, findings: &[Finding]) -
     let root = Section::new("", 0..0, document.get_ref());
     let mut reader = Reader::new(&submission.toml, &submission.environment);
     // For what must not be shown, and the warnings.
-    job(&mut reader, &root, std::path::Path::new(&submission.folder));
+    job(&mut reader, &root, std::path::Path::new(&submission.folder), &submission.lookups);
     for Finding { place, kind, message, help } in findings {
         let span = span(&root, *place).unwrap_or(0..0);
         if help.is_empty() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// A whole checked job. Columns are those of `[fields]` in file order, then those of `[derive]`.
+/// A whole checked job. Columns are those of `[fields]` in file order, of the lookups, then those of `[derive]`.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
     pub name: String,
@@ -21,6 +21,8 @@ pub struct JobSpec {
     pub rules: Vec<RuleSpec>,
     /// SQL of `[filter] keep`.
     pub filter: Option<SqlExpression>,
+    /// In file order.
+    pub lookups: Vec<LookupSpec>,
     pub derive: Vec<DeriveSpec>,
     pub time: Option<TimeSpec>,
     pub dedup: Option<DedupSpec>,
@@ -34,7 +36,7 @@ pub struct JobSpec {
     pub routing_key: Vec<ColumnIndex>,
 }
 
-/// Index into the job's columns: `fields`, then `derive`.
+/// Index into the job's columns: `fields`, those of `lookups`, then `derive`.
 pub type ColumnIndex = usize;
 /// Index into [`JobSpec::targets`].
 pub type TargetIndex = usize;
@@ -228,6 +230,40 @@ pub struct SqlExpression {
 pub struct RuleSpec {
     pub name: String,
     pub condition: SqlExpression,
+}
+
+/// Rows of a database that records are joined with.
+#[derive(Debug, Clone)]
+pub struct LookupSpec {
+    pub name: String,
+    /// A database.
+    pub target: TargetIndex,
+    /// One SELECT.
+    pub sql: String,
+    /// Fields; the query has columns of the same names.
+    pub on: Vec<ColumnIndex>,
+    /// How often the query is run.
+    pub refresh: Duration,
+    pub missing: Missing,
+    pub max_rows: usize,
+    /// Columns of the query that the job uses. They count as nullable.
+    pub columns: Vec<LookupColumn>,
+    /// False: nobody has asked the database, so types are assumed, and the job can be shown but not run.
+    pub known: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookupColumn {
+    /// `lookup.column`
+    pub name: String,
+    pub data_type: arrow::datatypes::DataType,
+}
+
+/// What becomes of a record without a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    DeadLetter,
+    Null,
 }
 
 #[derive(Debug, Clone)]

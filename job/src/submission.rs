@@ -16,7 +16,7 @@ use crate::secret::is_variable;
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// A job file with the values of every `{ env = }` it names and, under `file:<path>`, of every `{ file = }`.
-#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Submission {
     pub toml: String,
     /// Secrets: never logged or shown.
@@ -24,7 +24,13 @@ pub struct Submission {
     /// Absolute path of the folder that the file stands in: where its relative paths start. Empty where nobody knows.
     #[serde(default)]
     pub folder: String,
+    /// What the databases say of the columns of each `[[lookup]]`, once they were asked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lookups: LookupTypes,
 }
+
+/// By the name of the lookup: columns of its query and their types, as `[fields]` calls them.
+pub type LookupTypes = BTreeMap<String, Vec<(String, String)>>;
 
 impl fmt::Debug for Submission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

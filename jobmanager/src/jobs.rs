@@ -1,6 +1,6 @@
 //! `JobService`: what healthctl asks for. Decode, one call, encode.
 
-use pulso_core::coordinator::{Answer, Call, Refusal};
+use pulso_core::coordinator::{Answer, Call, NewJob, Refusal};
 use pulso_core::ids::JobId;
 use pulso_core::record::JobDefinition;
 use pulso_job::Submission;
@@ -33,7 +33,12 @@ impl JobService for Jobs {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         use v1::submit_response::Outcome;
         let v1::SubmitRequest { toml, environment, file_name, folder } = request.into_inner();
-        let prepared = match submit::prepare(Submission { toml, environment, folder }, &file_name).await {
+        let prepared = match submit::prepare(
+            Submission { toml, environment, folder, ..Submission::default() },
+            &file_name,
+        )
+        .await
+        {
             Ok(prepared) => prepared,
             Err(Rejection::Mistakes(mistakes)) => {
                 let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());
@@ -44,7 +49,8 @@ impl JobService for Jobs {
             Err(Rejection::Internal(reason)) => return Err(Status::internal(reason)),
         };
         let name = prepared.definition.name.clone();
-        let call = Call::Submit { definition: prepared.definition, start: prepared.start };
+        let call =
+            Call::Submit(Box::new(NewJob { definition: prepared.definition, start: prepared.start, lookups: None }));
         let answer = self.handle.call(call).await.map_err(not_leading)?;
         let Answer::Submitted { job, known } = answer else { return Err(unexpected(answer, &name)) };
         tracing::info!(%job, name, known, "job submitted");

@@ -42,8 +42,12 @@ pub(crate) async fn prepare(submission: Submission, file_name: &str) -> Result<P
 
 /// The job of a file whose addresses and credentials play no part.
 pub(crate) fn without_secrets(toml: &str, file_name: &str) -> Result<JobSpec, Diagnostics> {
-    let submission =
-        Submission { toml: toml.to_owned(), environment: pulso_job::stand_ins(toml), folder: "/jobs".to_owned() };
+    let submission = Submission {
+        toml: toml.to_owned(),
+        environment: pulso_job::stand_ins(toml),
+        folder: "/jobs".to_owned(),
+        ..Submission::default()
+    };
     pulso_job::check(&submission, file_name).map(|(spec, _)| spec)
 }
 
@@ -86,6 +90,7 @@ fn first_cut(splits: BTreeMap<SplitId, Position>) -> Cut {
         watermark: EventTime::MIN,
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash::default(),
     }
 }

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use pulso_core::cut::CutHash;
-use pulso_core::ids::{Epoch, JobId, KeyGroup, KeyGroupId, Stage, TargetId, TaskManagerId};
+use pulso_core::ids::{Epoch, JobId, KeyGroup, KeyGroupId, LookupsId, Stage, TargetId, TaskManagerId};
 use pulso_core::ledger::Mark;
 use uuid::Uuid;
 
@@ -67,6 +67,14 @@ fn uuid(bytes: &[u8], field: &'static str) -> Result<Uuid> {
         return Err(WireError::Missing(field));
     }
     Uuid::from_slice(bytes).map_err(|e| invalid(field, e))
+}
+
+fn lookups_id(bytes: &[u8], field: &'static str) -> Result<Option<LookupsId>> {
+    if bytes.is_empty() { Ok(None) } else { uuid(bytes, field).map(LookupsId).map(Some) }
+}
+
+fn lookups_bytes(id: Option<LookupsId>) -> Vec<u8> {
+    id.map_or_else(Vec::new, |id| id_bytes(id.0))
 }
 
 /// A job's id as it is on the wire.

@@ -8,8 +8,16 @@ use crate::testing::Judge;
 const JOB: &str = include_str!("../../../jobs/csv-people.toml");
 
 fn spec(toml: &str) -> InputSpec {
-    input(&Submission { toml: toml.to_owned(), environment: BTreeMap::new(), folder: String::new() }, "job.toml")
-        .unwrap()
+    input(
+        &Submission {
+            toml: toml.to_owned(),
+            environment: BTreeMap::new(),
+            folder: String::new(),
+            ..Submission::default()
+        },
+        "job.toml",
+    )
+    .unwrap()
 }
 
 fn names(names: &[&str]) -> Vec<String> {

@@ -12,8 +12,10 @@ fn job(rest: &str) -> Arc<JobSpec> {
          [fields]\nid = {{ type = \"int32\", required = true }}\nat = {{ type = \"int64\" }}\nv = {{ type = \"string\" }}\n\
          {rest}"
     );
-    match pulso_job::check(&Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned() }, "test.toml")
-    {
+    match pulso_job::check(
+        &Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned(), ..Submission::default() },
+        "test.toml",
+    ) {
         Ok((spec, _)) => Arc::new(spec),
         Err(mistakes) => panic!("{}", mistakes.render(false)),
     }
@@ -106,7 +108,8 @@ fn of_files(source: &str, fields: &str, lines: &[&[u8]]) -> Outcome {
         "version = 1\nname = \"t\"\n[source]\ntype = \"files\"\npath = \"in/*\"\n{source}\n[target.out]\ntype = \"files\"\n\
          path = \"out\"\n[fields]\n{fields}\n[[sink]]\nto = \"out\"\n[dead_letter]\nto = \"out\"\n"
     );
-    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned() };
+    let submission =
+        Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned(), ..Submission::default() };
     let spec =
         pulso_job::check(&submission, "job.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false))).0;
     let mut job = LocalJob::new(&Arc::new(spec), WallTime(0)).unwrap();

@@ -76,6 +76,7 @@ pub(crate) fn job(brokers: &str, topic: &str) -> JobSpec {
         fields,
         rules: Vec::new(),
         filter: None,
+        lookups: vec![],
         derive: Vec::new(),
         time: None,
         dedup: None,

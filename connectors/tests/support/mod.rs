@@ -82,6 +82,7 @@ pub(crate) fn job(url: &str, fields: Vec<FieldSpec>, mut sinks: Vec<SinkSpec>) -
         fields,
         rules: Vec::new(),
         filter: None,
+        lookups: vec![],
         derive: Vec::new(),
         time: None,
         dedup: None,

@@ -47,6 +47,7 @@ fn submitted() -> Record {
         watermark: crate::ids::EventTime::MIN,
         idle: std::collections::BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: crate::cut::CutHash(0),
     };
     Record::Submitted { definition, start }

@@ -8,6 +8,7 @@ use super::{JobState, JobStatus, LogState, RetainedCheckpoint};
 use crate::cut::Cut;
 use crate::files::FilesState;
 use crate::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId};
+use crate::lookups::LookupsState;
 use crate::record::{JobDefinition, Manifest, Record};
 
 /// Cuts kept for pinned checkpoints alone. At a hundred cuts a second a job that goes on from a pinned checkpoint
@@ -77,6 +78,8 @@ impl LogState {
                 let state = &mut self.job(*job)?.files;
                 files.iter().for_each(|(split, number, stays)| state.retire(*split, *number, *stays));
             }
+            Record::LookupsRead { job, version } => self.job(*job)?.lookups.add(version),
+            Record::LookupsGone { job, versions } => self.job(*job)?.lookups.remove(versions),
             Record::CheckpointDone { job, manifest } => self.job(*job)?.checkpoint_done(*job, manifest)?,
             Record::Pinned { job, checkpoint } => self.job(*job)?.pin(*job, *checkpoint)?,
             Record::Collect { job, checkpoints } => {
@@ -128,6 +131,7 @@ impl LogState {
             read: start.splits.iter().map(|(split, cut)| (*split, cut.count)).collect(),
             stopping_after: Epoch::ZERO,
             files: FilesState::default(),
+            lookups: LookupsState::default(),
         };
         self.jobs.insert(definition.id, job);
         Ok(())
@@ -164,6 +168,12 @@ impl JobState {
     pub fn end_is_not_cut(&self) -> bool {
         let newest = self.newest_cut();
         self.definition.has_windows && newest.watermark < EventTime::MAX && self.files.has_ended(newest)
+    }
+
+    /// The lookups were read again, and no cut says so yet.
+    #[must_use]
+    pub fn lookups_wait(&self) -> bool {
+        self.lookups.newest_id() != self.newest_cut().lookups
     }
 
     /// Sealed epochs behind the newest checkpoint.

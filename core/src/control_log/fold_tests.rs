@@ -24,6 +24,7 @@ fn cut(before: Option<&Cut>, splits: &[(u32, i64, u64)]) -> Cut {
         watermark: EventTime::MIN,
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: before.map_or(CutHash(0), Cut::hash),
     }
 }

@@ -2,8 +2,9 @@
 
 use super::job::{Context, Job, Outcome, Phase, Waiting};
 use super::journal::Then;
-use super::{Answer, Call, Coordinator, Cut, JobDefinition, JobId, Refusal, RequestId};
+use super::{Answer, Call, Command, Coordinator, JobDefinition, JobId, NewJob, Refusal, RequestId};
 use crate::control_log::JobStatus;
+use crate::lookups::object;
 use crate::message::Instruction;
 use crate::record::Record;
 
@@ -17,7 +18,7 @@ pub(super) struct Submitting {
 impl Coordinator {
     pub(super) fn called(&mut self, request: RequestId, call: Call) {
         let job = match call {
-            Call::Submit { definition, start } => return self.submit(request, definition, start),
+            Call::Submit(new) => return self.submit(request, *new),
             Call::Savepoint { job } | Call::Stop { job } | Call::Cancel { job } | Call::Resume { job } => job,
         };
         if let Call::Resume { .. } = call
@@ -30,7 +31,7 @@ impl Coordinator {
             return cx.reply(request, Answer::Refused(Refusal::NoSuchJob));
         };
         match call {
-            Call::Submit { .. } => {}
+            Call::Submit(_) => {}
             Call::Savepoint { .. } => state.savepoint(cx, request),
             Call::Stop { .. } => state.stop(cx, request),
             Call::Cancel { .. } => state.cancel(cx, request),
@@ -38,7 +39,20 @@ impl Coordinator {
         }
     }
 
-    fn submit(&mut self, request: RequestId, definition: JobDefinition, start: Cut) {
+    fn submit(&mut self, request: RequestId, new: NewJob) {
+        let job = new.definition.id;
+        let stored = new.lookups.as_ref().filter(|_| !self.context.journal.state().jobs.contains_key(&job));
+        let stored = stored.map(|version| object(job, version.id));
+        if !self.submit_new(request, new)
+            && let Some(stored) = stored
+        {
+            self.context.commands.push(Command::DeleteObjects(vec![stored]));
+        }
+    }
+
+    /// False where it is no new job.
+    fn submit_new(&mut self, request: RequestId, new: NewJob) -> bool {
+        let NewJob { definition, start, lookups } = new;
         if let Some(submitting) = self.submitting.values_mut().find(|s| s.definition.name == definition.name) {
             if submitting.definition.fingerprint == definition.fingerprint {
                 submitting.requests.push(request);
@@ -46,7 +60,7 @@ impl Coordinator {
                 let job = submitting.definition.id;
                 self.context.reply(request, Answer::Refused(Refusal::NameTaken { job }));
             }
-            return;
+            return false;
         }
         let jobs = &self.context.journal.state().jobs;
         let named = |id: &&JobId| jobs[*id].definition.name == definition.name;
@@ -70,11 +84,14 @@ impl Coordinator {
             }
             (None, None) => {
                 let id = definition.id;
-                let record = Record::Submitted { definition: definition.clone(), start };
-                self.context.journal.append(id, vec![record], Then::Submitted(()));
+                let mut records = vec![Record::Submitted { definition: definition.clone(), start }];
+                records.extend(lookups.map(|version| Record::LookupsRead { job: id, version }));
+                self.context.journal.append(id, records, Then::Submitted(()));
                 self.submitting.insert(id, Submitting { definition, requests: vec![request] });
+                return true;
             }
         }
+        false
     }
 
     pub(super) fn submitted(&mut self, id: JobId) {

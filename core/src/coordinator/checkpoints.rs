@@ -196,6 +196,7 @@ impl Job {
         if !objects.is_empty() {
             cx.commands.push(Command::DeleteObjects(objects));
         }
+        self.give_up_lookups(cx);
     }
 
     /// The final epoch is committed everywhere and in a checkpoint: the job is finished.

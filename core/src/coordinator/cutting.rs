@@ -78,6 +78,7 @@ impl Cutting<'_> {
             watermark,
             idle,
             last: self.last,
+            lookups: self.opening.lookups,
             previous: self.before.hash(),
         })
     }
@@ -112,6 +113,7 @@ mod tests {
             watermark: EventTime(watermark),
             idle: BTreeSet::new(),
             last: false,
+            lookups: None,
             previous: CutHash(9),
         }
     }
@@ -124,7 +126,12 @@ mod tests {
         Cutting {
             before,
             joined: &BTreeMap::from([(SplitId(7), Position(30))]),
-            opening: Opening { epoch: before.epoch.next(), clock: WallTime(1), watermark: before.watermark },
+            opening: Opening {
+                epoch: before.epoch.next(),
+                clock: WallTime(1),
+                watermark: before.watermark,
+                lookups: None,
+            },
             reports: &reports.iter().map(|(s, r)| (SplitId(*s), *r)).collect(),
             silent: &silent.iter().map(|s| SplitId(*s)).collect(),
             last: false,

@@ -170,11 +170,12 @@ impl Epochs {
         let aged = now.instant.since(self.opened_at) >= settings.epoch_age;
         let input = self.waiting.get(&epoch).is_some_and(|full| *full || aged);
         let windows = (self.windows_wait && aged) || state.end_is_not_cut();
-        if !(last || input || windows || wanted || !self.silent(state, now.instant).is_empty()) {
+        if !(last || input || windows || wanted || state.lookups_wait() || !self.silent(state, now.instant).is_empty())
+        {
             return None;
         }
         let clock = WallTime(newest.clock.0.max(now.wall.0));
-        let opening = Opening { epoch, clock, watermark: newest.watermark };
+        let opening = Opening { epoch, clock, watermark: newest.watermark, lookups: state.lookups.newest_id() };
         self.step = Step::Open { opening, last, reports: BTreeMap::new() };
         self.opened_at = now.instant;
         Some(opening)

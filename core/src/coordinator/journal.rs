@@ -7,7 +7,7 @@ use super::{CheckpointId, Command, Epoch, JobId, Record, RequestId};
 use crate::control_log::{JobState, LogState};
 use crate::cut::Cut;
 use crate::files::PlacedFile;
-use crate::ids::Attempt;
+use crate::ids::{Attempt, LookupsId};
 use crate::placement::Plan;
 
 /// Proof that the records that go with `T` are in the control log.
@@ -93,6 +93,8 @@ continuations! {
     SplitsJoined(()),
     FilesFound(Vec<PlacedFile>),
     FilesRetired(()),
+    LookupsRead(()),
+    LookupsGone(Vec<LookupsId>),
     Checkpoint(CheckpointLogged),
     Pin(PinLogged),
     Collect(CollectLogged),

@@ -38,6 +38,7 @@ fn cuts(from: u64, to: u64) -> BTreeMap<Epoch, Cut> {
         watermark: EventTime::MIN,
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash(0),
     };
     (from..=to).map(|epoch| (Epoch(epoch), cut(epoch))).collect()

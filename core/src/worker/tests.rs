@@ -45,6 +45,7 @@ fn cut(epoch: u64) -> Cut {
         watermark: EventTime(0),
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash(0),
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use pulso_core::control_log::JobStatus;
-use pulso_core::coordinator::{Answer, Call, Event, PhaseView};
+use pulso_core::coordinator::{Answer, Call, Event, NewJob, PhaseView};
 use pulso_core::cut::CutHash;
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, KeyGroup, KeyGroupId, Position, SplitId, Stage};
 use pulso_core::ledger::Mark;
@@ -104,7 +104,7 @@ fn trouble(world: &mut World) {
 }
 
 fn submit(world: &mut World) {
-    world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) });
+    world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "vitals"), start: start(3), lookups: None })));
 }
 
 fn peace(world: &mut World) {

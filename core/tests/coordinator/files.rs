@@ -1,7 +1,7 @@
 //! A job that reads files: its end, and files that leave once no replay needs them.
 
 use pulso_core::control_log::JobStatus;
-use pulso_core::coordinator::{Call, Event, PhaseView};
+use pulso_core::coordinator::{Call, Event, NewJob, PhaseView};
 use pulso_core::files::{FoundFile, MOST_KNOWN, MOST_UNREAD};
 use pulso_core::ids::{Epoch, EventTime, Position};
 use pulso_core::message::Instruction;
@@ -13,7 +13,7 @@ fn reading() -> World {
     world.input = u64::MAX;
     let mut start = start(4);
     start.splits.values_mut().for_each(|split| split.end = Position(0));
-    world.call(Call::Submit { definition: definition(1, "ward"), start });
+    world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "ward"), start, lookups: None })));
     world.until("running", |w| w.checker.durable.jobs.contains_key(&job_id(1)) && w.job(1).phase == PhaseView::Running);
     world
 }

@@ -1,7 +1,7 @@
 //! A job's life: submit, epochs, savepoint, stop, cancel, resume.
 
 use pulso_core::control_log::JobStatus;
-use pulso_core::coordinator::{Answer, Call, Event, PhaseView, Refusal};
+use pulso_core::coordinator::{Answer, Call, Event, NewJob, PhaseView, Refusal};
 use pulso_core::ids::{Epoch, EventTime, Position, SplitId};
 use pulso_core::message::{Failure, Instruction, Report};
 
@@ -9,7 +9,11 @@ use crate::world::{World, definition, job_id, start};
 
 pub(crate) fn running(task_managers: usize) -> World {
     let mut world = World::new(1, task_managers);
-    let submit = world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) });
+    let submit = world.call(Call::Submit(Box::new(NewJob {
+        definition: definition(1, "vitals"),
+        start: start(3),
+        lookups: None,
+    })));
     world.until("running", |w| w.checker.durable.jobs.contains_key(&job_id(1)) && w.job(1).phase == PhaseView::Running);
     assert_eq!(world.answers[&submit], Answer::Submitted { job: job_id(1), known: false });
     world
@@ -39,7 +43,7 @@ fn a_submitted_job_runs_and_counts() {
 fn no_epoch_without_input_but_for_windows() {
     let mut world = World::new(3, 2);
     world.input = u64::MAX;
-    world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) });
+    world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "vitals"), start: start(3), lookups: None })));
     world.run(2_000);
     assert_eq!(world.job(1).epochs.sealed, Epoch::ZERO);
     world.input = 2;
@@ -110,7 +114,7 @@ fn a_target_that_is_down_holds_the_job_at_the_window() {
 fn a_split_goes_idle_and_the_watermark_moves() {
     let mut world = World::new(3, 2);
     let definition = pulso_core::record::JobDefinition { idle_after: 500_000, ..definition(1, "vitals") };
-    world.call(Call::Submit { definition, start: start(3) });
+    world.call(Call::Submit(Box::new(NewJob { definition, start: start(3), lookups: None })));
     world.input = u64::MAX;
     world.run(300);
     assert!(world.job(1).splits.values().all(|split| !split.idle));
@@ -128,10 +132,22 @@ fn a_file_submitted_twice_is_known_and_a_name_is_taken_once() {
     let mut world = World::new(1, 1);
     world.log_takes = u64::MAX;
     let twice = [
-        world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) }),
-        world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) }),
+        world.call(Call::Submit(Box::new(NewJob {
+            definition: definition(1, "vitals"),
+            start: start(3),
+            lookups: None,
+        }))),
+        world.call(Call::Submit(Box::new(NewJob {
+            definition: definition(1, "vitals"),
+            start: start(3),
+            lookups: None,
+        }))),
     ];
-    let other = world.call(Call::Submit { definition: definition(2, "vitals"), start: start(3) });
+    let other = world.call(Call::Submit(Box::new(NewJob {
+        definition: definition(2, "vitals"),
+        start: start(3),
+        lookups: None,
+    })));
     assert_eq!(world.answers.len(), 1, "nothing is known before it is durable");
     world.log_takes = 1;
     world.run(100);
@@ -142,7 +158,7 @@ fn a_file_submitted_twice_is_known_and_a_name_is_taken_once() {
     assert_eq!(world.answers[&other], Answer::Refused(Refusal::NameTaken { job: job_id(1) }));
     let mut again = definition(3, "vitals");
     again.fingerprint = 1;
-    let again = world.call(Call::Submit { definition: again, start: start(3) });
+    let again = world.call(Call::Submit(Box::new(NewJob { definition: again, start: start(3), lookups: None })));
     assert_eq!(world.answers[&again], Answer::Submitted { job: job_id(1), known: true });
     assert_eq!(world.checker.durable.jobs.len(), 1);
 }
@@ -166,7 +182,7 @@ fn a_savepoint_is_pinned_and_outlives_the_others() {
 fn a_savepoint_of_a_job_without_input_is_taken_too() {
     let mut world = World::new(1, 1);
     world.input = u64::MAX;
-    world.call(Call::Submit { definition: definition(1, "vitals"), start: start(3) });
+    world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "vitals"), start: start(3), lookups: None })));
     world.run(100);
     let first = world.call(Call::Savepoint { job: job_id(1) });
     world.until("a savepoint", |w| w.answers.contains_key(&first));
@@ -269,7 +285,11 @@ fn what_only_a_person_can_mend_fails_the_job_until_resumed() {
         matches!(&world.answers[&savepoint], Answer::Refused(Refusal::JobFailed { reason }) if reason.contains("GRANT"))
     );
     assert!(world.job(1).reason.unwrap().contains("GRANT"));
-    let submit = world.call(Call::Submit { definition: definition(2, "vitals"), start: start(3) });
+    let submit = world.call(Call::Submit(Box::new(NewJob {
+        definition: definition(2, "vitals"),
+        start: start(3),
+        lookups: None,
+    })));
     assert!(matches!(world.answers[&submit], Answer::Refused(Refusal::WrongState { .. })));
     world.restart(false);
     world.run(3_000);

@@ -63,6 +63,7 @@ pub(crate) fn start(splits: u32) -> Cut {
         watermark: EventTime::MIN,
         idle: BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash(0),
     }
 }

@@ -58,7 +58,10 @@ pub(crate) fn job(changed: &str) -> Arc<JobSpec> {
     let toml = include_str!("../../../jobs/health-records.toml")
         .replace("changed = \"update\"", &format!("changed = \"{changed}\""));
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://localhost/bench".to_owned())]);
-    match check(&Submission { toml, environment, folder: String::new() }, "health-records.toml") {
+    match check(
+        &Submission { toml, environment, folder: String::new(), ..Submission::default() },
+        "health-records.toml",
+    ) {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),
     }

@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit, TimestampMicroseco
 use pulso_core::ids::{EventTime, KeyGroup, SplitId};
 use pulso_core::key_group;
 use pulso_expr::Expression;
+use pulso_job::spec::LookupSpec;
 use pulso_job::{ColumnIndex, JobSpec, RowsFrom, SourceSpec};
 
 use super::letters::{Letters, Records};
@@ -21,6 +22,7 @@ use crate::batch::{column, rows_schema};
 use crate::error::{DataflowError, Result};
 use crate::evaluate::{compile, compile_as, condition, evaluate};
 use crate::key::{KeyColumns, all_nullable};
+use crate::lookup::{Lookup, Lookups};
 use crate::sink::SinkPlan;
 
 pub(crate) struct Judge {
@@ -29,6 +31,8 @@ pub(crate) struct Judge {
     /// Reason and condition.
     rules: Vec<(String, Expression)>,
     filter: Option<Expression>,
+    lookups: Lookups,
+    specs: Vec<LookupSpec>,
     derives: Vec<(String, Expression)>,
     /// Neither may be null: the dedup key and the routing key.
     keys: Vec<ColumnIndex>,
@@ -103,7 +107,7 @@ impl Judge {
             compile(&reason, &rule.condition.sql, &fields).map(|condition| (reason, condition))
         };
         let derive = |(at, derive): (usize, &pulso_job::DeriveSpec)| {
-            let width = job.fields.len() + at;
+            let width = job.first_derived() + at;
             let known = Schema::new(schema.fields().iter().take(width).cloned().collect::<Vec<_>>());
             let value = compile_as(&derive.name, &derive.value.sql, &Arc::new(known), &derive.data_type)?;
             Ok((derive.name.clone(), value))
@@ -118,6 +122,8 @@ impl Judge {
             time: time.transpose()?,
             rules: job.rules.iter().map(rule).collect::<Result<_>>()?,
             filter: job.filter.as_ref().map(|sql| compile("filter", &sql.sql, &fields)).transpose()?,
+            lookups: job.lookups.iter().map(|_| None).collect(),
+            specs: job.lookups.clone(),
             derives: job.derive.iter().enumerate().map(derive).collect::<Result<_>>()?,
             keys,
             routing_key: job.routing_key.clone(),
@@ -126,6 +132,11 @@ impl Judge {
             rows_schema: rows_schema(&schema),
             schema: all_nullable(&schema),
         })
+    }
+
+    /// Rows for the records of the next epoch on, in file order.
+    pub(crate) fn set_lookups(&mut self, lookups: impl IntoIterator<Item = Arc<Lookup>>) {
+        self.lookups = lookups.into_iter().map(Some).collect();
     }
 
     pub(crate) fn time(&self) -> Option<&Time> {
@@ -153,6 +164,9 @@ impl Judge {
             self.refuse(&mut found, &keep, reason, None, aside)?;
         }
         self.apply_filter(&mut found, time_is_field, aside)?;
+        for (spec, lookup) in self.specs.iter().zip(&self.lookups) {
+            self.look_up(&mut found, spec, lookup.as_deref(), aside)?;
+        }
         for (name, derive) in &self.derives {
             self.derive(&mut found, name, derive, aside)?;
         }
@@ -223,12 +237,30 @@ impl Judge {
         if keep.true_count() < found.ids.len() { found.retain(&keep) } else { Ok(()) }
     }
 
-    fn derive(&self, found: &mut Candidates<'_>, name: &str, value: &Expression, aside: &mut Aside) -> Result<()> {
-        let evaluated = evaluate(value, &found.batch)?;
-        let mut columns = found.batch.columns().to_vec();
-        columns.push(evaluated.values);
+    fn look_up(
+        &self,
+        found: &mut Candidates<'_>,
+        spec: &LookupSpec,
+        lookup: Option<&Lookup>,
+        aside: &mut Aside,
+    ) -> Result<()> {
+        let lookup = lookup.ok_or_else(|| DataflowError::Invalid(format!("lookup `{}` has no rows yet", spec.name)))?;
+        let (columns, stay) = lookup.join(spec, &found.batch)?;
+        self.widen(found, columns.columns())?;
+        self.refuse(found, &stay, &format!("lookup:{}", spec.name), None, aside)
+    }
+
+    /// Adds columns behind those there are.
+    fn widen(&self, found: &mut Candidates<'_>, more: &[ArrayRef]) -> Result<()> {
+        let columns: Vec<ArrayRef> = found.batch.columns().iter().chain(more).cloned().collect();
         let fields: Vec<_> = self.schema.fields().iter().take(columns.len()).cloned().collect();
         found.batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+        Ok(())
+    }
+
+    fn derive(&self, found: &mut Candidates<'_>, name: &str, value: &Expression, aside: &mut Aside) -> Result<()> {
+        let evaluated = evaluate(value, &found.batch)?;
+        self.widen(found, &[evaluated.values])?;
         let failures = evaluated.failed.into_iter().map(|row| (row, name.to_owned())).collect();
         self.refuse_each(found, failures, aside)
     }

@@ -30,6 +30,7 @@ use self::reader::{KeyReader, Row, ValueReader};
 use self::reason::Fault;
 use crate::batch::{META_COLUMNS, Payload};
 use crate::error::{DataflowError, Result};
+use crate::lookup::Lookup;
 
 /// So many records are typed before their columns are judged together.
 const CHUNK_ROWS: usize = 8_192;
@@ -111,6 +112,11 @@ impl Decoder {
             failure: None,
             judge,
         })
+    }
+
+    /// Rows of the job's lookups, in file order, for the records of the next epoch on; called between two epochs.
+    pub fn set_lookups(&mut self, lookups: impl IntoIterator<Item = Arc<Lookup>>) {
+        self.judge.set_lookups(lookups);
     }
 
     /// Takes a record of the running epoch.

@@ -1,4 +1,5 @@
-//! Why a record is a dead letter: stable words, part of what users build on. One more depends on the job: `rule:<name>`.
+//! Why a record is a dead letter: stable words, part of what users build on. Two more depend on the job: `rule:<name>`
+//! and `lookup:<name>`, for a record without a row there.
 
 /// Not one JSON document: syntax, two documents, a byte order mark, control characters, lone surrogates.
 pub(crate) const INVALID_JSON: &str = "invalid_json";

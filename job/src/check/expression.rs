@@ -15,6 +15,9 @@ use crate::spec::{RuleSpec, SqlExpression};
 /// Most columns of a record.
 pub(super) const MAX_COLUMNS: usize = 1_000;
 
+/// In the place of an expression over columns whose types nobody knows yet.
+const ASSUMED: &str = "cast(null as string)";
+
 /// Compiles the expression of an entry against the columns it may see; mistakes are reported.
 pub(super) fn compile(
     reader: &mut Reader<'_>,
@@ -23,7 +26,11 @@ pub(super) fn compile(
     scope: Scope,
 ) -> Option<(SqlExpression, Expression)> {
     let sql = reader.string(entry)?;
-    match Expression::compile(sql, &columns.schema(scope)) {
+    let compiled = Expression::compile(sql, &columns.schema(scope)).or_else(|error| {
+        let forgiven = error.kind() == ExpressionErrorKind::Type && scope == Scope::All && columns.assumes(sql);
+        if forgiven { Expression::compile(ASSUMED, &columns.schema(scope)) } else { Err(error) }
+    });
+    match compiled {
         Ok(expression) => Some((SqlExpression { sql: sql.to_owned() }, expression)),
         Err(error) => {
             report(reader, entry, sql, columns, scope, &error);
@@ -40,7 +47,7 @@ pub(super) fn condition(
     scope: Scope,
 ) -> Option<SqlExpression> {
     let (sql, expression) = compile(reader, entry, columns, scope)?;
-    if *expression.data_type() == DataType::Boolean {
+    if *expression.data_type() == DataType::Boolean || columns.assumes(&sql.sql) {
         return Some(sql);
     }
     let message = format!("`{}` must be true or false, but this is a {}", entry.key, type_name(expression.data_type()));

@@ -105,9 +105,9 @@ fn field(
     })
 }
 
-fn field_type(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<FieldType> {
-    let text = reader.string(entry)?;
-    let kind = match text {
+/// The type that a word of the job language stands for.
+pub(super) fn type_named(text: &str) -> Option<FieldType> {
+    Some(match text {
         "string" => FieldType::String,
         "bool" => FieldType::Bool,
         "int32" => FieldType::Int32,
@@ -117,25 +117,27 @@ fn field_type(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<FieldType> {
         "date" => FieldType::Date,
         "uuid" => FieldType::Uuid,
         "json" => FieldType::Json,
-        _ => match decimal(text) {
-            Some((precision, scale)) if (1..=38).contains(&precision) && scale <= precision => {
-                FieldType::Decimal { precision, scale: i8::try_from(scale).ok()? }
-            }
-            Some(_) => {
-                reader.error(
-                    code::FIELD_TYPE,
-                    &entry.span,
-                    "decimal(p,s) has 1 to 38 digits, s of them (0 to p) behind the point",
-                );
-                return None;
-            }
-            None => {
-                unknown_type(reader, entry, text);
-                return None;
-            }
-        },
-    };
-    Some(kind)
+        _ => {
+            let (precision, scale) = decimal(text)?;
+            let fits = (1..=38).contains(&precision) && scale <= precision;
+            FieldType::Decimal { precision, scale: i8::try_from(scale).ok().filter(|_| fits)? }
+        }
+    })
+}
+
+fn field_type(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<FieldType> {
+    let text = reader.string(entry)?;
+    let kind = type_named(text);
+    match decimal(text) {
+        _ if kind.is_some() => {}
+        Some(_) => reader.error(
+            code::FIELD_TYPE,
+            &entry.span,
+            "decimal(p,s) has 1 to 38 digits, s of them (0 to p) behind the point",
+        ),
+        None => unknown_type(reader, entry, text),
+    }
+    kind
 }
 
 fn decimal(text: &str) -> Option<(u8, u8)> {

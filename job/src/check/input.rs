@@ -29,7 +29,7 @@ pub fn input(submission: &Submission, file_name: &str) -> Result<InputSpec, Diag
     let mut tombstone_key = None;
     if syntax::report(&mut reader, &submission.toml, &errors) {
         let root = Section::new("", 0..0, document.get_ref());
-        let mut columns = Columns::new(&root, Vec::new());
+        let mut columns = Columns::new(&root);
         field::read(&mut reader, &root, &mut columns);
         fields = columns.into_fields();
         tombstone_key = tombstone(&root);
@@ -53,7 +53,15 @@ mod tests {
     use crate::spec::FieldType;
 
     fn read(toml: &str) -> Result<InputSpec, Diagnostics> {
-        input(&Submission { toml: toml.to_owned(), environment: BTreeMap::new(), folder: String::new() }, "job.toml")
+        input(
+            &Submission {
+                toml: toml.to_owned(),
+                environment: BTreeMap::new(),
+                folder: String::new(),
+                ..Submission::default()
+            },
+            "job.toml",
+        )
     }
 
     #[test]

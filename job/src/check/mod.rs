@@ -6,8 +6,10 @@ mod feed;
 mod field;
 mod files;
 mod input;
+mod lookup;
 mod name;
 mod panel;
+mod select;
 mod sink;
 mod source;
 mod syntax;
@@ -24,7 +26,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
 use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
-use crate::submission::{MAX_FILE_BYTES, Submission};
+use crate::submission::{LookupTypes, MAX_FILE_BYTES, Submission};
 pub use input::{InputSpec, input};
 use name::Columns;
 
@@ -60,7 +62,7 @@ pub fn check(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<D
         return unfinished(reader, file_name);
     }
     let root = Section::new("", 0..0, document.get_ref());
-    let job = job(&mut reader, &root, Path::new(&submission.folder));
+    let job = job(&mut reader, &root, Path::new(&submission.folder), &submission.lookups);
     let warnings = reader.finish(file_name)?;
     match job {
         Some(job) => Ok((job, warnings)),
@@ -79,7 +81,8 @@ pub fn shown(submission: &Submission) -> String {
     let text = submission.toml.as_str();
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let mut reader = Reader::new(text, &submission.environment);
-    job(&mut reader, &Section::new("", 0..0, document.get_ref()), Path::new(&submission.folder));
+    let root = Section::new("", 0..0, document.get_ref());
+    job(&mut reader, &root, Path::new(&submission.folder), &submission.lookups);
     reader.shown()
 }
 
@@ -90,7 +93,7 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, types: &LookupTypes) -> Option<JobSpec> {
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,
@@ -108,14 +111,14 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
         Some(entry) => reader.integer(&entry, 1..=1024),
         None => Some(32),
     };
-    let lookups = later_lookups(reader, root);
-    let mut columns = Columns::new(root, lookups);
+    let mut columns = Columns::new(root);
     field::read(reader, root, &mut columns);
     let rules = expression::rules(reader, root, &columns);
     let filter = expression::filter(reader, root, &columns);
+    let targets = target::read(reader, root, folder);
+    let lookups = lookup::read(reader, root, &mut columns, &targets, types);
     expression::derive(reader, root, &mut columns);
     let source = source::read(reader, root, &columns, folder);
-    let targets = target::read(reader, root, folder);
     let time = time::time(reader, root, &columns);
     let dedup = time::dedup(reader, root, &columns, time.as_ref());
     if let Some(source) = &source {
@@ -150,6 +153,7 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
         fields: columns.into_fields(),
         rules: rules?,
         filter,
+        lookups: lookups?,
         derive,
         time: time.map(|time| time.spec),
         dedup: dedup.map(|dedup| DedupSpec { key: dedup.key, keep_for: dedup.keep_for, changed: dedup.changed }),
@@ -195,22 +199,6 @@ fn job_name(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
         "a job's name has lower-case letters, digits and -, does not begin with -, and has at most 63 characters",
     );
     None
-}
-
-/// Lookups: their keys are checked, then they are refused. Their names, so that references to them are not mistakes.
-fn later_lookups(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<String> {
-    const KEYS: [&str; 7] = ["name", "in", "sql", "on", "refresh", "missing", "max_rows"];
-    let mut names = Vec::new();
-    let Some(entry) = root.take("lookup") else {
-        return names;
-    };
-    for section in reader.sections(&entry, MAX_TABLES) {
-        section.know(&KEYS);
-        reader.no_others(&section);
-        reader.not_yet(&section.span, "[[lookup]]");
-        names.extend(section.take("name").and_then(|entry| entry.value.as_str()).map(str::to_owned));
-    }
-    names
 }
 
 /// Tells that a name refers to nothing, and what it may refer to.

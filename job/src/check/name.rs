@@ -10,16 +10,25 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::unknown_name;
 use crate::document::{Entry, Section};
 use crate::reader::Reader;
-use crate::spec::{ColumnIndex, FieldSpec, FieldType};
+use crate::spec::{ColumnIndex, FieldSpec, FieldType, LookupSpec};
 
 #[derive(Default)]
 pub(super) struct Columns {
     fields: Vec<FieldSpec>,
     derives: Vec<Derive>,
     broken: BTreeSet<String>,
-    lookups: Vec<String>,
+    lookups: Vec<Lookup>,
     /// All names of `[derive]`, those too that are not read yet.
     derive_names: Vec<String>,
+}
+
+/// A `[[lookup]]` of the file.
+struct Lookup {
+    name: String,
+    broken: bool,
+    /// Types are assumed: what does not fit is no mistake yet.
+    assumed: bool,
+    columns: Vec<Field>,
 }
 
 pub(super) struct Derive {
@@ -39,11 +48,11 @@ pub(super) enum Scope {
 }
 
 impl Columns {
-    pub(super) fn new(root: &Section<'_>, lookups: Vec<String>) -> Self {
+    pub(super) fn new(root: &Section<'_>) -> Self {
         let derive = root.take("derive").and_then(|entry| entry.value.as_table());
         let derive_names =
             derive.iter().flat_map(|table| table.keys()).map(|name| name.get_ref().to_string()).collect();
-        Self { lookups, derive_names, ..Self::default() }
+        Self { derive_names, ..Self::default() }
     }
 
     pub(super) fn add_field(&mut self, field: FieldSpec) {
@@ -54,13 +63,44 @@ impl Columns {
         self.derives.push(derive);
     }
 
+    pub(super) fn add_lookup(&mut self, name: &str, broken: bool) {
+        self.lookups.push(Lookup { name: name.to_owned(), broken, assumed: false, columns: Vec::new() });
+    }
+
+    /// Of the lookup that was added last.
+    pub(super) fn add_looked_up(&mut self, spec: &LookupSpec) {
+        if let Some(lookup) = self.lookups.last_mut() {
+            lookup.assumed = !spec.known;
+            lookup.columns = spec.arrow().collect();
+        }
+    }
+
+    pub(super) fn is_lookup(&self, name: &str) -> bool {
+        self.lookups.iter().any(|lookup| lookup.name == name)
+    }
+
+    /// The text names a column whose type nobody knows yet.
+    pub(super) fn assumes(&self, sql: &str) -> bool {
+        let sql = sql.to_ascii_lowercase();
+        let mut assumed = self.lookups.iter().filter(|lookup| lookup.assumed);
+        assumed.any(|lookup| lookup.columns.iter().any(|column| sql.contains(column.name().as_str())))
+    }
+
+    fn looked_up(&self) -> impl Iterator<Item = &Field> + Clone {
+        self.lookups.iter().flat_map(|lookup| &lookup.columns)
+    }
+
+    fn first_derived(&self) -> ColumnIndex {
+        self.fields.len() + self.looked_up().count()
+    }
+
     pub(super) fn add_broken(&mut self, name: &str) {
         self.broken.insert(name.to_owned());
     }
 
     pub(super) fn is_broken(&self, name: &str) -> bool {
-        let lookup = name.split_once('.').is_some_and(|(lookup, _)| self.lookups.iter().any(|known| known == lookup));
-        lookup || self.broken.contains(name)
+        let lookup = name.split_once('.').and_then(|(name, _)| self.lookups.iter().find(|known| known.name == name));
+        lookup.is_some_and(|lookup| lookup.broken) || self.broken.contains(name)
     }
 
     pub(super) fn is_derived(&self, name: &str) -> bool {
@@ -69,7 +109,7 @@ impl Columns {
 
     /// Something is missing, so that what depends on all columns cannot be judged.
     pub(super) fn any_broken(&self) -> bool {
-        !self.broken.is_empty() || !self.lookups.is_empty()
+        !self.broken.is_empty() || self.lookups.iter().any(|lookup| lookup.broken)
     }
 
     pub(super) fn field(&self, index: ColumnIndex) -> Option<&FieldSpec> {
@@ -81,7 +121,7 @@ impl Columns {
     }
 
     pub(super) fn derive(&self, index: ColumnIndex) -> Option<&Derive> {
-        self.derives.get(index.checked_sub(self.fields.len())?)
+        self.derives.get(index.checked_sub(self.first_derived())?)
     }
 
     pub(super) fn derives(&self) -> impl Iterator<Item = &Derive> {
@@ -94,7 +134,9 @@ impl Columns {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         let fields = self.fields.iter().map(|field| field.name.as_str());
-        fields.chain(self.derives.iter().map(|derive| derive.name.as_str()))
+        fields
+            .chain(self.looked_up().map(|field| field.name().as_str()))
+            .chain(self.derives.iter().map(|derive| derive.name.as_str()))
     }
 
     pub(super) fn index(&self, name: &str) -> Option<ColumnIndex> {
@@ -109,8 +151,13 @@ impl Columns {
         match (self.field(index), self.derive(index)) {
             (Some(field), _) => field.kind.data_type(),
             (None, Some(derive)) => derive.data_type.clone(),
-            (None, None) => DataType::Null,
+            (None, None) => self.found(index).map_or(DataType::Null, |field| field.data_type().clone()),
         }
+    }
+
+    /// The column of a lookup.
+    pub(super) fn found(&self, index: ColumnIndex) -> Option<&Field> {
+        self.looked_up().nth(index.checked_sub(self.fields.len())?)
     }
 
     pub(super) fn nullable(&self, index: ColumnIndex) -> bool {
@@ -126,7 +173,7 @@ impl Columns {
         let derives = self.derives.iter().map(|derive| Field::new(&derive.name, derive.data_type.clone(), true));
         let all: Vec<Field> = match scope {
             Scope::Fields => fields.collect(),
-            Scope::All => fields.chain(derives).collect(),
+            Scope::All => fields.chain(self.looked_up().cloned()).chain(derives).collect(),
         };
         Arc::new(Schema::new(all))
     }
@@ -156,6 +203,9 @@ impl Columns {
 
     /// Why values of this column cannot be compared as a key, if so.
     pub(super) fn unfit_for_key(&self, index: ColumnIndex) -> Option<&'static str> {
+        if self.found(index).is_some() {
+            return Some("what a lookup finds changes with its table, and a key must stay the same");
+        }
         if self.data_type(index) == DataType::Float64 {
             return Some("a float64 does not compare exactly");
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::MAX_TABLES;
+use super::select::{select, text};
 use super::target::{Found, Targets};
 use crate::code;
 use crate::document::{Entry, Section};
@@ -10,11 +11,6 @@ use crate::reader::Reader;
 use crate::spec::PanelSpec;
 
 pub(crate) const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
-/// Words of statements that write, lock or hand out files; none is needed to read.
-const WRITING: [&str; 17] = [
-    "insert", "update", "delete", "merge", "into", "truncate", "drop", "create", "alter", "grant", "revoke", "copy",
-    "call", "do", "lock", "vacuum", "set",
-];
 const LONGEST_TITLE: usize = 200;
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, targets: &Targets) -> Option<Vec<PanelSpec>> {
@@ -35,7 +31,7 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
     let y = section.take("y").map(|entry| {
         reader.strings(&entry).map(|names| names.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
     });
-    let sql = reader.required(section, "sql").and_then(|entry| sql(reader, &entry));
+    let sql = reader.required(section, "sql").and_then(|entry| select(reader, &entry, "panel", code::BAD_PANEL));
     let target = match section.take("in") {
         Some(entry) => match targets.find(reader, &entry) {
             Found::Database(target, _) => Some(target),
@@ -83,80 +79,4 @@ fn title(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
         return None;
     }
     Some(title)
-}
-
-fn text(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
-    let text = reader.string(entry)?;
-    if text.trim().is_empty() {
-        reader.error(code::NOT_ALLOWED, &entry.span, format!("`{}` is empty", entry.key));
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-fn sql(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {
-    let sql = text(reader, entry)?;
-    match not_read_only(&sql) {
-        None => Some(sql),
-        Some(problem) => {
-            reader.error(code::BAD_PANEL, &entry.span, problem);
-            None
-        }
-    }
-}
-
-/// Why the text is not one SELECT. A guard against mistakes; the database runs it in a read-only transaction besides.
-fn not_read_only(sql: &str) -> Option<String> {
-    let words = match outside_quotes(sql) {
-        Some(words) => words.to_lowercase(),
-        None => return Some("a quote or comment is not closed".to_owned()),
-    };
-    let words = words.trim().trim_end_matches(';').to_owned();
-    if words.contains(';') {
-        return Some("a panel has one statement".to_owned());
-    }
-    let mut words = words.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
-    if !matches!(words.next(), Some("select" | "with")) {
-        return Some("a panel's SQL begins with SELECT or WITH".to_owned());
-    }
-    let writing = words.find(|word| WRITING.contains(word));
-    writing.map(|word| format!("a panel only reads, but its SQL has `{}`", word.to_uppercase()))
-}
-
-/// The text without what stands in quotes and comments; None if one is not closed.
-fn outside_quotes(sql: &str) -> Option<String> {
-    let mut outside = String::new();
-    let mut rest = sql;
-    while let Some(c) = rest.chars().next() {
-        let closing = match c {
-            '\'' => Some((1, "'")),
-            '"' => Some((1, "\"")),
-            '-' if rest.starts_with("--") => Some((2, "\n")),
-            '/' if rest.starts_with("/*") => Some((2, "*/")),
-            '$' => dollar_quote(rest).map(|quote| (quote.len(), quote)),
-            _ => None,
-        };
-        let Some((opening, closing)) = closing else {
-            outside.push(c);
-            rest = &rest[c.len_utf8()..];
-            continue;
-        };
-        let inside = &rest[opening..];
-        rest = match inside.find(closing) {
-            Some(end) => &inside[end + closing.len()..],
-            // A comment may end with the text.
-            None if closing == "\n" => "",
-            None => return None,
-        };
-        outside.push(' ');
-    }
-    Some(outside)
-}
-
-/// `$$` or `$tag$` at the start of a text.
-fn dollar_quote(text: &str) -> Option<&str> {
-    let end = text[1..].find('$')? + 2;
-    let tag = &text[1..end - 1];
-    let good = tag.chars().all(|c| c.is_alphanumeric() || c == '_') && !tag.starts_with(|c: char| c.is_ascii_digit());
-    good.then(|| &text[..end])
 }

@@ -187,7 +187,7 @@ fn definition(job: &JobSpec, column: ColumnIndex) -> String {
     if let Some(field) = job.fields.get(column) {
         return field_definition(field);
     }
-    let Some(derive) = column.checked_sub(job.fields.len()).and_then(|at| job.derive.get(at)) else {
+    let Some(derive) = column.checked_sub(job.first_derived()).and_then(|at| job.derive.get(at)) else {
         return String::new();
     };
     // A derived column sees those above it only, so this ends.

@@ -68,6 +68,7 @@ pub(super) fn submission(toml: &str) -> Submission {
         toml: toml.to_owned(),
         environment: environment.collect::<BTreeMap<_, _>>(),
         folder: "/jobs".to_owned(),
+        ..Submission::default()
     }
 }
 

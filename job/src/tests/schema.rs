@@ -333,7 +333,12 @@ fn what_the_schema_can_see_it_refuses() {
     }
     assert!(
         check(
-            &crate::Submission { toml: good.to_owned(), environment: stand_ins(good), folder: "/jobs".to_owned() },
+            &crate::Submission {
+                toml: good.to_owned(),
+                environment: stand_ins(good),
+                folder: "/jobs".to_owned(),
+                ..crate::Submission::default()
+            },
             ""
         )
         .is_ok()

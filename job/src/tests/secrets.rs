@@ -126,7 +126,12 @@ fn a_fingerprint_is_of_the_meaning() {
     assert_ne!(first, fingerprint(&submission(&GOOD.replace("max = 10", "max = 11"))));
     let swapped = GOOD.replace("qty = {", "zty = {");
     assert_ne!(first, fingerprint(&submission(&swapped)));
-    let other = Submission { toml: GOOD.to_owned(), environment: BTreeMap::new(), folder: String::new() };
+    let other = Submission {
+        toml: GOOD.to_owned(),
+        environment: BTreeMap::new(),
+        folder: String::new(),
+        ..Submission::default()
+    };
     assert_ne!(first, fingerprint(&other));
 }
 
@@ -147,7 +152,10 @@ fn stand_ins_are_enough_for_the_check() {
     let environment = crate::stand_ins(&toml);
     let names: Vec<&str> = environment.keys().map(String::as_str).collect();
     assert_eq!(names, ["BROKERS", "DATABASE_URL", "KUSER", "OTHER_URL", "file:ca.pem", "file:pw"]);
-    let checked = crate::check(&crate::Submission { toml, environment, folder: "/jobs".to_owned() }, "job.toml");
+    let checked = crate::check(
+        &crate::Submission { toml, environment, folder: "/jobs".to_owned(), ..crate::Submission::default() },
+        "job.toml",
+    );
     assert!(checked.is_ok(), "{}", checked.unwrap_err().render(false));
     assert!(crate::stand_ins("[source").is_empty());
 }

@@ -47,6 +47,8 @@ impl Catalog {
                 | Record::SplitsJoined { .. }
                 | Record::FilesFound { .. }
                 | Record::FilesRetired { .. }
+                | Record::LookupsRead { .. }
+                | Record::LookupsGone { .. }
                 | Record::CheckpointDone { .. }
                 | Record::Pinned { .. }
                 | Record::Collect { .. }

@@ -87,6 +87,7 @@ pub(crate) fn seed_job(folder: &Path, toml: &str, environment: &BTreeMap<String,
         watermark: EventTime::MIN,
         idle: std::collections::BTreeSet::new(),
         last: false,
+        lookups: None,
         previous: CutHash::default(),
     };
     let nonce = Uuid::from_u128(9);

@@ -9,8 +9,8 @@ use pulso_core::placement::Plan;
 use pulso_core::record::JobDefinition;
 
 use super::{
-    Result, WireError, hash, hash_bytes, id_bytes, job_id, key_group, marks, marks_to_wire, narrow, required,
-    task_manager_id, unique,
+    Result, WireError, hash, hash_bytes, id_bytes, job_id, key_group, lookups_bytes, lookups_id, marks, marks_to_wire,
+    narrow, required, task_manager_id, unique,
 };
 use crate::v1;
 
@@ -106,6 +106,7 @@ impl From<Cut> for v1::Cut {
             idle: cut.idle.into_iter().map(|s| s.0).collect(),
             last: cut.last,
             previous: hash_bytes(cut.previous),
+            lookups: lookups_bytes(cut.lookups),
         }
     }
 }
@@ -127,6 +128,7 @@ impl TryFrom<v1::Cut> for Cut {
             idle: cut.idle.into_iter().map(SplitId).collect(),
             last: cut.last,
             previous: hash(&cut.previous, "cut.previous")?,
+            lookups: lookups_id(&cut.lookups, "cut.lookups")?,
         })
     }
 }

@@ -4,7 +4,10 @@ use pulso_core::files::{FileNumber, FoundFile, PlacedFile};
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroupId, Position, SplitId, WallTime};
 use pulso_core::message::{Deployment, Instruction, Opening, Restore, Seal};
 
-use super::{Result, WireError, hash, hash_bytes, id_bytes, invalid, job_id, key_group, required, unique};
+use super::{
+    Result, WireError, hash, hash_bytes, id_bytes, invalid, job_id, key_group, lookups_bytes, lookups_id, required,
+    unique,
+};
 use crate::v1;
 use crate::v1::instruction::Kind;
 
@@ -34,8 +37,9 @@ impl From<Instruction> for v1::Instruction {
                 (deployment.job, deployment.attempt, Kind::Deploy(deploy_to_wire(*deployment)))
             }
             Instruction::OpenCut { job, attempt, opening } => {
-                let Opening { epoch, clock, watermark } = opening;
-                let cut = v1::OpenCut { epoch: epoch.0, clock: clock.0, watermark: watermark.0 };
+                let Opening { epoch, clock, watermark, lookups } = opening;
+                let lookups = lookups_bytes(lookups);
+                let cut = v1::OpenCut { epoch: epoch.0, clock: clock.0, watermark: watermark.0, lookups };
                 (job, attempt, Kind::OpenCut(cut))
             }
             Instruction::Seal { job, attempt, seal } => {
@@ -71,8 +75,13 @@ impl TryFrom<v1::Instruction> for Instruction {
         Ok(match required(message.kind, "instruction.kind")? {
             Kind::Prepare(v1::Prepare {}) => Self::Prepare { job, attempt },
             Kind::Deploy(deploy) => Self::Deploy(Box::new(deployment(job, attempt, deploy)?)),
-            Kind::OpenCut(v1::OpenCut { epoch, clock, watermark }) => {
-                let opening = Opening { epoch: Epoch(epoch), clock: WallTime(clock), watermark: EventTime(watermark) };
+            Kind::OpenCut(v1::OpenCut { epoch, clock, watermark, lookups }) => {
+                let opening = Opening {
+                    epoch: Epoch(epoch),
+                    clock: WallTime(clock),
+                    watermark: EventTime(watermark),
+                    lookups: lookups_id(&lookups, "open_cut.lookups")?,
+                };
                 Self::OpenCut { job, attempt, opening }
             }
             Kind::Seal(seal) => {

@@ -10,8 +10,8 @@ use prost::Message;
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::files::{FileNumber, FoundFile, PlacedFile};
 use pulso_core::ids::{
-    Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Position, SplitId, Stage, TargetId,
-    TaskManagerId, WallTime,
+    Attempt, CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, LookupsId, Position, SplitId, Stage,
+    TargetId, TaskManagerId, WallTime,
 };
 use pulso_core::ledger::Mark;
 use pulso_core::message::{
@@ -94,6 +94,10 @@ fn greatest() -> impl Strategy<Value = Option<EventTime>> {
     option::of(any::<i64>().prop_map(EventTime))
 }
 
+fn lookups() -> impl Strategy<Value = Option<LookupsId>> {
+    option::of(any::<u128>().prop_map(|id| LookupsId(Uuid::from_u128(id))))
+}
+
 fn cut() -> impl Strategy<Value = Cut> {
     let part = (any::<i64>(), any::<u64>(), any::<u64>(), greatest())
         .prop_map(|(end, count, hash, greatest)| SplitCut { end: Position(end), count, hash, greatest });
@@ -104,15 +108,17 @@ fn cut() -> impl Strategy<Value = Cut> {
         any::<i64>(),
         btree_set(split(), 0..3),
         any::<bool>(),
+        lookups(),
         any::<u128>(),
     );
-    fields.prop_map(|(epoch, clock, splits, watermark, idle, last, previous)| Cut {
+    fields.prop_map(|(epoch, clock, splits, watermark, idle, last, lookups, previous)| Cut {
         epoch,
         clock: WallTime(clock),
         splits,
         watermark: EventTime(watermark),
         idle,
         last,
+        lookups,
         previous: CutHash(previous),
     })
 }
@@ -183,10 +189,8 @@ fn file() -> impl Strategy<Value = PlacedFile> {
 
 fn instruction() -> impl Strategy<Value = Instruction> {
     let fence = || (job(), attempt());
-    let opening = (epoch(), any::<i64>(), any::<i64>()).prop_map(|(epoch, clock, watermark)| Opening {
-        epoch,
-        clock: WallTime(clock),
-        watermark: EventTime(watermark),
+    let opening = (epoch(), any::<i64>(), any::<i64>(), lookups()).prop_map(|(epoch, clock, watermark, lookups)| {
+        Opening { epoch, clock: WallTime(clock), watermark: EventTime(watermark), lookups }
     });
     let seal = (epoch(), any::<u128>(), epoch(), any::<bool>()).prop_map(|(epoch, hash, committed, last)| Seal {
         epoch,

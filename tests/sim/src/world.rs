@@ -247,6 +247,7 @@ impl World {
             watermark: EventTime::MIN,
             idle: BTreeSet::new(),
             last: false,
+            lookups: None,
             previous: CutHash::default(),
         }
     }

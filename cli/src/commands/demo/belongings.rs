@@ -37,7 +37,7 @@ impl Belongings {
         Submission {
             toml: topic.replace(TABLE, &self.table),
             environment: environment.map(|(name, value)| (name.to_owned(), value.clone())).into(),
-            folder: String::new(),
+            ..Submission::default()
         }
     }
 

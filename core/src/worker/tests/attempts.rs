@@ -277,7 +277,7 @@ fn the_source_is_spoken_for_only_in_its_own_attempt() {
     let (job, attempt, epoch) = (JOB, Attempt(1), Epoch(1));
     assert_eq!(reports(&rig.on(waiting(1))), [Report::InputWaiting { job, attempt, epoch, full: true }]);
     assert_eq!(rig.on(waiting(0)), []);
-    let opening = Opening { epoch, clock: WallTime(5), watermark: EventTime(4) };
+    let opening = Opening { epoch, clock: WallTime(5), watermark: EventTime(4), lookups: None };
     let out = rig.instruct(Instruction::OpenCut { job, attempt, opening });
     assert_eq!(out, [Command::CloseEpoch { job, attempt, opening }]);
     assert_eq!(rig.instruct(Instruction::OpenCut { job, attempt: Attempt(2), opening }), []);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use pulso_core::control_log::{self, Appender, PutAnswer, unframe};
-use pulso_core::coordinator::{self, Answer, Call, Coordinator, Now};
+use pulso_core::coordinator::{self, Answer, Call, Coordinator, NewJob, Now};
 use pulso_core::ids::{Attempt, Epoch, RequestId};
 use pulso_core::message::{Counters, Instruction, Seal};
 use pulso_core::record::Record;
@@ -238,7 +238,7 @@ impl World {
         self.jms[jm].coordinator = Some(Coordinator::new(settings, state, now));
         if !known {
             let (definition, start) = (self.definition(), self.start_cut());
-            self.call(jm, Call::Submit { definition, start });
+            self.call(jm, Call::Submit(Box::new(NewJob { definition, start, lookups: None })));
         }
     }
 
@@ -327,7 +327,9 @@ impl World {
                 | Record::Failed { .. }
                 | Record::Resumed { .. }
                 | Record::FilesFound { .. }
-                | Record::FilesRetired { .. } => {}
+                | Record::FilesRetired { .. }
+                | Record::LookupsRead { .. }
+                | Record::LookupsGone { .. } => {}
             }
             self.see(&Seen::Logged(record));
         }
