@@ -170,6 +170,30 @@ fn dev_prints_rows_dead_letters_and_counts() {
 }
 
 #[test]
+fn dev_reads_the_header_of_every_csv_file() {
+    const JOB: &str = "version = 1\nname = \"people\"\n[source]\ntype = \"files\"\npath = \"in/*.csv\"\nformat = \"csv\"\n\
+        [target.out]\ntype = \"files\"\npath = \"out\"\n[fields]\nid = { type = \"int64\", required = true }\n\
+        name = { type = \"string\" }\n[[sink]]\nto = \"out\"\n[dead_letter]\nto = \"out\"\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let job = file("people.toml", JOB);
+    let first = file("a.csv", "\u{feff}id,name\r\n1,Ana\r\n");
+    let second = file("b.csv", "\u{feff}name,id\nBia,2\nCaio,x\n");
+    let arguments = ["dev", &job, "--input", &first, &second, "-o", "json"];
+    let (code, out, err) = texts(&healthctl(&arguments));
+    assert_eq!(code, Some(0), "{err}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let rows = serde_json::json!([{ "id": 1, "name": "Ana" }, { "id": 2, "name": "Bia" }]);
+    assert_eq!((&answer["sinks"][0]["rows"], &answer["counts"]["read"]), (&rows, &3.into()), "{out}");
+    let letter = serde_json::json!([{ "file": second, "line": 3, "reason": "wrong_type", "field": "id" }]);
+    assert_eq!(answer["dead_letters"], letter);
+}
+
+#[test]
 fn dev_runs_again_when_a_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("a.jsonl");
@@ -198,6 +222,15 @@ fn dev_tells_what_it_cannot_read() {
     let (code, _, err) = texts(&healthctl(&["dev", job, "--input", "-", "--watch"]));
     assert!(code == Some(2) && err.contains("--watch needs files"), "{err}");
     assert_eq!(texts(&healthctl(&["dev", job])).0, Some(2));
+}
+
+#[test]
+fn export_needs_no_address() {
+    let job = jobs().join("health-vitals.toml");
+    let (code, out, err) = texts(&healthctl(&["export", "flink", job.to_str().unwrap()]));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("${KAFKA_BROKERS}") && out.contains("${JDBC_DATABASE_URL}"), "{out}");
+    assert!(!out.contains(".invalid"), "a stand-in is in the script: {out}");
 }
 
 #[test]

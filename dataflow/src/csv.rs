@@ -82,6 +82,18 @@ pub fn fields(record: &str, delimiter: u8, plain: &mut String, fields: &mut Vec<
     }
 }
 
+/// Whether a line gives each column a name, and no two the same.
+#[must_use]
+pub fn is_header(line: &str, delimiter: u8) -> bool {
+    let (mut plain, mut found) = (String::new(), Vec::new());
+    if fields(line, delimiter, &mut plain, &mut found).is_err() {
+        return false;
+    }
+    let mut names: Vec<&str> = found.iter().map(|field| plain[field.text.clone()].trim()).collect();
+    names.sort_unstable();
+    names.windows(2).all(|pair| pair[0] != pair[1]) && !names.contains(&"")
+}
+
 /// Takes the text of a quoted field; returns what follows its closing quote.
 fn unquote<'a>(mut rest: &'a str, plain: &mut String) -> Result<&'a str, BadQuote> {
     loop {
@@ -123,6 +135,14 @@ y""#
         );
         for bad in [r#"a"b"#, r#""a"b"#, r#""a"#, r#"x,"y"z"#] {
             assert_eq!(split(bad), Err(BadQuote), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_header_names_every_column_once() {
+        assert!(is_header("id, v ,\"a,b\"", b',') && is_header("a,b;c", b';'));
+        for bad in ["", "id,", "id, id", "id,\"v", "a;a"] {
+            assert!(!is_header(bad, if bad.contains(';') { b';' } else { b',' }), "{bad}");
         }
     }
 

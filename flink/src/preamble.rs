@@ -6,7 +6,7 @@ use pulso_job::{Emit, JobSpec, RowsFrom, SinkSpec, SinkTo, WindowSpec, WriteMode
 
 use crate::address::placeholders;
 use crate::place::Places;
-use crate::sink::{dead_letter_table, keys_are_identities};
+use crate::sink::{dead_letter_table, is_postgres, keys_are_identities};
 use crate::sql;
 use crate::unsaid::Unsaid;
 
@@ -29,7 +29,10 @@ pub(crate) fn preamble(job: &JobSpec, places: &Places<'_>, notes: &[String], uns
     list(&mut text, "Different from Pulso:", notes);
     let names: Vec<String> =
         placeholders(job, places).iter().map(|(name, meaning)| format!("${{{name}}}: {meaning}")).collect();
-    list(&mut text, "Put in before it runs (envsubst does), since no address or password is written here:", &names);
+    // So that nobody looks for what is written out.
+    let heading = "Put in before it runs (envsubst does); of addresses and credentials, only brokers that the job file \
+                   itself names are written here:";
+    list(&mut text, heading, &names);
     let tables = tables(job);
     if !tables.is_empty() {
         text.push_str("--\n-- Flink makes no tables in databases; these must be there:\n");
@@ -38,10 +41,10 @@ pub(crate) fn preamble(job: &JobSpec, places: &Places<'_>, notes: &[String], uns
     format!("{text}\n{}", settings(job))
 }
 
-/// Statements for the tables that Pulso would make.
+/// Statements for the tables that Pulso would make, and that the script writes.
 fn tables(job: &JobSpec) -> Vec<String> {
     let create = |sink: &SinkSpec| match &sink.to {
-        SinkTo::Table(table) if table.create => {
+        SinkTo::Table(table) if table.create && is_postgres(job, sink.target) => {
             let mut columns: Vec<String> = sink
                 .columns
                 .iter()

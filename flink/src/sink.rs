@@ -346,13 +346,18 @@ pub(crate) fn dead_letters(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<Out
     })
 }
 
-/// Another one than Pulso's, which has other columns. `None` where they go to a topic.
+/// The only database that is translated.
+pub(crate) fn is_postgres(job: &JobSpec, target: usize) -> bool {
+    job.targets.get(target).is_some_and(|target| matches!(target.kind, TargetKind::Postgres { .. }))
+}
+
+/// Another one than Pulso's, which has other columns. `None` where they go to no table that can be said.
 pub(crate) fn dead_letter_table(job: &JobSpec) -> Option<String> {
     match &job.dead_letter.to {
-        DeadLettersTo::Table((schema, table)) => {
+        DeadLettersTo::Table((schema, table)) if is_postgres(job, job.dead_letter.target) => {
             let schema = if schema == "pulso" { "public" } else { schema };
             Some(format!("{schema}.{table}_of_flink"))
         }
-        DeadLettersTo::Topic(_) | DeadLettersTo::Files => None,
+        DeadLettersTo::Table(_) | DeadLettersTo::Topic(_) | DeadLettersTo::Files => None,
     }
 }

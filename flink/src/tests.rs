@@ -98,6 +98,18 @@ fn no_value_of_a_secret_is_in_a_script() {
 }
 
 #[test]
+fn brokers_of_the_file_are_written_out_and_the_script_says_so() {
+    let brokers = "{ env = \"KAFKA_BROKERS\", default = \"localhost:9092\" }";
+    let toml = file("health-vitals");
+    assert!(toml.contains(brokers));
+    let script = exported(&toml.replace(brokers, "\"kafka.example:9092\"")).script.unwrap();
+    assert!(script.contains("'properties.bootstrap.servers' = 'kafka.example:9092'"), "{script}");
+    let words = script.replace("\n-- ", " ");
+    assert!(words.contains("only brokers that the job file itself names are written here"), "{script}");
+    assert!(!script.contains("${KAFKA_BROKERS}"), "{script}");
+}
+
+#[test]
 fn credentials_have_names() {
     let toml = file("health-vitals").replace(
         "start = \"earliest\"",
@@ -125,6 +137,26 @@ fn what_sinks_cannot_do_is_refused_with_its_line() {
             ),
         ]
     );
+}
+
+#[test]
+fn tables_of_other_databases_are_not_made() {
+    let postgres = "type = \"postgres\"\nurl = { env = \"DATABASE_URL\" }";
+    let toml = file("health-vitals");
+    assert!(toml.contains(postgres));
+    let letters = "[dead_letter]\nto = \"kafka\"\ntopic = \"health-data-dlq\"";
+    assert!(toml.contains(letters));
+    let toml = toml.replace(letters, "[dead_letter]\nto = \"db\"");
+    let tables = |toml: &str| {
+        let script = exported(toml).script.unwrap();
+        script.lines().filter(|line| line.starts_with("--   CREATE TABLE")).count()
+    };
+    assert_eq!(tables(&toml), 3);
+    let mysql = toml.replace(postgres, "type = \"mysql\"\nurl = { env = \"MYSQL_URL\" }");
+    let parts: Vec<String> = refused(&mysql).into_iter().map(|(_, part, _)| part).collect();
+    assert_eq!(parts, ["[[sink]] health_records", "[[sink]] vitals_by_minute", "[dead_letter]"]);
+    let script = exported(&mysql).script.unwrap();
+    assert!(!script.contains("these must be there") && !script.contains("'connector' = 'jdbc'"), "{script}");
 }
 
 #[test]

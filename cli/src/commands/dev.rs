@@ -27,7 +27,8 @@ const LOOK: Duration = Duration::from_millis(300);
 /// Run a job on files of records, without any server, and print the rows that it would write
 ///
 /// Each line is the value of a record; a line `tombstone KEY` is a record with this key and without value. Empty lines are
-/// skipped. Addresses and credentials of the job are not needed and not used.
+/// skipped. Where the job reads CSV, each file begins with its header. Addresses and credentials of the job are not needed
+/// and not used.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[arg(value_name = "JOB.TOML")]
@@ -92,6 +93,7 @@ fn rows(spec: JobSpec, arguments: &Arguments) -> Result<(Outcome, Vec<Place>)> {
     let mut places = Vec::new();
     for (file, path) in arguments.input.iter().enumerate() {
         let mut lines = open(path)?;
+        job.next_file();
         let (mut text, mut line) = (Vec::new(), 0);
         loop {
             text.clear();

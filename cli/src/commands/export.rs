@@ -26,8 +26,8 @@ enum To {
 
 /// As a script for Flink SQL; what cannot be said there is refused by name
 ///
-/// Needs no server. The script has no addresses and passwords but names of variables in their place, and says in comments
-/// what it does differently from Pulso.
+/// Needs no server; no address or credential has to be set. Names of variables stand in the script in their place, but for
+/// brokers that the job file itself names. Comments say what it does differently from Pulso.
 #[derive(clap::Args)]
 struct FlinkArguments {
     #[arg(value_name = "JOB.TOML")]
@@ -52,7 +52,7 @@ struct ShownUnsaid<'a> {
 
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let To::Flink(arguments) = &arguments.to;
-    let file = job_file::read(&arguments.file).map_err(|error| refused(global.output, error))?;
+    let file = job_file::read_without_secrets(&arguments.file).map_err(|error| refused(global.output, error))?;
     let (job, _) = pulso_job::check(&file.submission, &file.name)
         .map_err(|diagnostics| refused(global.output, diagnostics.into()))?;
     let Export { script, unsaid } = pulso_flink::export(&job, &file.submission.toml);

@@ -1,6 +1,7 @@
 //! Lines of text as the records that the job's source would make of them.
 
 use pulso_core::ids::{Position, SplitId};
+use pulso_dataflow::csv;
 use pulso_dataflow::decode::{Decoder, RawRecord};
 use pulso_dataflow::document::{FileKey, elements};
 use pulso_job::{JobSpec, SourceFormat, SourceSpec};
@@ -9,6 +10,8 @@ use pulso_job::{JobSpec, SourceFormat, SourceSpec};
 const SPLIT: SplitId = SplitId(0);
 /// A line that begins with this word is a record without value; what follows is its key.
 const TOMBSTONE: &[u8] = b"tombstone";
+/// Spreadsheets put one before CSV.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// What a line is.
 #[derive(Debug)]
@@ -17,10 +20,28 @@ pub(super) enum Feed {
     Topic,
     /// A file of its own.
     Document { each: Option<Vec<String>>, root: Vec<Vec<String>> },
-    /// A line of one file.
-    Lines { key: Vec<u8> },
-    /// The header of one file: the lines behind it are its records.
-    Header,
+    /// A record, whichever file it is from.
+    Lines,
+    /// The header of a file, or a record of it.
+    Csv(CsvFile),
+}
+
+/// A file of CSV, line by line.
+#[derive(Debug)]
+pub(super) struct CsvFile {
+    delimiter: u8,
+    has_header: bool,
+    rest: Rest,
+}
+
+/// What the next line of the file is.
+#[derive(Debug)]
+enum Rest {
+    First,
+    /// A record with this key.
+    Record(Vec<u8>),
+    /// Nothing: the file has no header that says what it would be.
+    Nothing,
 }
 
 impl Feed {
@@ -31,8 +52,18 @@ impl Feed {
                 let root = spec.file_paths().into_iter().map(<[String]>::to_vec).collect();
                 Self::Document { each: each.clone(), root }
             }
-            SourceFormat::Csv { header: true, .. } => Self::Header,
-            SourceFormat::Jsonl | SourceFormat::Csv { header: false, .. } => Self::Lines { key: key(None) },
+            SourceFormat::Jsonl => Self::Lines,
+            SourceFormat::Csv { header, delimiter } => {
+                Self::Csv(CsvFile { delimiter: *delimiter, has_header: *header, rest: Rest::First })
+            }
+        }
+    }
+
+    /// The next line is the first one of another file.
+    pub(super) fn next_file(&mut self) {
+        match self {
+            Self::Csv(file) => file.rest = Rest::First,
+            Self::Topic | Self::Document { .. } | Self::Lines => {}
         }
     }
 
@@ -59,24 +90,50 @@ impl Feed {
                         found.records.len() as u64
                     }
                     Err(error) => {
-                        let bad = Some(error.reason().to_owned());
-                        push(Some(&FileKey { bad, ..FileKey::default() }.encode()), Some(line));
+                        push(Some(&bad(error.reason())), Some(line));
                         1
                     }
                 }
             }
-            Self::Lines { key } => {
-                push(Some(key), Some(line));
+            Self::Lines => {
+                push(Some(&FileKey::default().encode()), Some(line));
                 1
             }
-            Self::Header => {
-                *self = Self::Lines { key: key(Some(&String::from_utf8_lossy(line))) };
-                0
-            }
+            Self::Csv(file) => match file.record(line) {
+                Some((key, record)) => {
+                    push(Some(&key), Some(record));
+                    1
+                }
+                None => 0,
+            },
         }
     }
 }
 
-fn key(header: Option<&str>) -> Vec<u8> {
-    FileKey { header: header.map(str::to_owned), ..FileKey::default() }.encode()
+impl CsvFile {
+    /// Key and value of the record that the line is.
+    fn record<'l>(&mut self, line: &'l [u8]) -> Option<(Vec<u8>, &'l [u8])> {
+        match &self.rest {
+            Rest::First => {
+                let text = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+                let header = std::str::from_utf8(text).ok();
+                let header = header.filter(|text| self.has_header && csv::is_header(text, self.delimiter));
+                if self.has_header && header.is_none() {
+                    self.rest = Rest::Nothing;
+                    return Some((bad("bad_header"), line));
+                }
+                let key = FileKey { header: header.map(str::to_owned), ..FileKey::default() }.encode();
+                self.rest = Rest::Record(key.clone());
+                // Behind the mark there may be nothing: an empty line is no record.
+                (!self.has_header && !text.trim_ascii().is_empty()).then_some((key, text))
+            }
+            Rest::Record(key) => Some((key.clone(), line)),
+            Rest::Nothing => None,
+        }
+    }
+}
+
+/// The key of a file that is none of its format.
+fn bad(reason: &str) -> Vec<u8> {
+    FileKey { bad: Some(reason.to_owned()), ..FileKey::default() }.encode()
 }

@@ -91,8 +91,13 @@ impl LocalJob {
         })
     }
 
+    /// What is pushed from here on is of another file: of CSV its first line is the header.
+    pub fn next_file(&mut self) {
+        self.feed.next_file();
+    }
+
     /// Takes what a line holds into the running epoch: of a topic the value of a record, or `tombstone KEY` for one without;
-    /// of files a document, a line, or (the first line of CSV) the header.
+    /// of files a document, a line, or (the first line of a CSV file) the header.
     pub fn push(&mut self, line: &[u8]) {
         self.read += self.feed.push(line, self.lines, &mut self.decoder);
         self.lines += 1;

@@ -103,7 +103,12 @@ fn two_sinks_of_one_name_can_be_told_apart() {
     assert_eq!(names, ["t", "t#2", "t#3"]);
 }
 
+/// All lines are of one file.
 fn of_files(source: &str, fields: &str, lines: &[&[u8]]) -> Outcome {
+    of_several(source, fields, &[lines])
+}
+
+fn of_several(source: &str, fields: &str, files: &[&[&[u8]]]) -> Outcome {
     let toml = format!(
         "version = 1\nname = \"t\"\n[source]\ntype = \"files\"\npath = \"in/*\"\n{source}\n[target.out]\ntype = \"files\"\n\
          path = \"out\"\n[fields]\n{fields}\n[[sink]]\nto = \"out\"\n[dead_letter]\nto = \"out\"\n"
@@ -113,7 +118,10 @@ fn of_files(source: &str, fields: &str, lines: &[&[u8]]) -> Outcome {
     let spec =
         pulso_job::check(&submission, "job.toml").unwrap_or_else(|mistakes| panic!("{}", mistakes.render(false))).0;
     let mut job = LocalJob::new(&Arc::new(spec), WallTime(0)).unwrap();
-    lines.iter().for_each(|line| job.push(line));
+    for lines in files {
+        job.next_file();
+        lines.iter().for_each(|line| job.push(line));
+    }
     job.finish().unwrap()
 }
 
@@ -129,4 +137,31 @@ fn lines_are_documents_or_csv_where_the_source_is_files() {
     let outcome = of_files("format = \"csv\"", fields, &[b"v,id", b"a,1", b",2", b"x"]);
     assert_eq!((outcome.read, outcome.counters.written), (3, 2));
     assert_eq!(outcome.dead_letters[0].reason, "wrong_column_count");
+}
+
+#[test]
+fn each_csv_file_has_its_own_header_and_may_begin_with_a_byte_order_mark() {
+    let fields = "id = { type = \"int64\", required = true }\nv = { type = \"string\" }";
+    let files: [&[&[u8]]; 3] = [
+        &[b"\xEF\xBB\xBFid,v", b"1,a"],
+        &[b"v,id", b"b,2", b"c,3"],
+        // Told once: nobody knows what the lines behind it are.
+        &[b"id,id", b"4,d", b"5,e"],
+    ];
+    let outcome = of_several("format = \"csv\"", fields, &files);
+    assert_eq!((outcome.read, outcome.counters.written), (4, 3));
+    assert_eq!(rows(&outcome.tables[0]), json!([[1, "a"], [2, "b"], [3, "c"]]));
+    let letters: Vec<(usize, &str)> = outcome.dead_letters.iter().map(|l| (l.record, l.reason.as_str())).collect();
+    assert_eq!(letters, [(5, "bad_header")]);
+    let files: [&[&[u8]]; 2] = [&[b"\xEF\xBB\xBF1,a", b"2,b"], &[b"\xEF\xBB\xBF", b"3,c"]];
+    let outcome = of_several("format = \"csv\"\nheader = false", fields, &files);
+    assert_eq!((outcome.read, rows(&outcome.tables[0])), (3, json!([[1, "a"], [2, "b"], [3, "c"]])));
+}
+
+/// As in the cluster: what is in front of a document is no JSON.
+#[test]
+fn a_byte_order_mark_before_json_is_a_dead_letter() {
+    let fields = "id = { type = \"int64\", required = true }";
+    let outcome = of_files("format = \"jsonl\"", fields, &[b"\xEF\xBB\xBF{\"id\": 1}", b"{\"id\": 2}"]);
+    assert_eq!((outcome.counters.written, outcome.dead_letters[0].reason.as_str()), (1, "invalid_json"));
 }

@@ -156,12 +156,7 @@ pub(super) fn header(start: &[u8], delimiter: u8, is_whole: bool) -> Option<(&st
     let whole = is_whole.then_some((start.len(), start.len()));
     let (end, text) = csv::record_end(start, mark, delimiter).or(whole)?;
     let text = std::str::from_utf8(&start[mark..text]).ok()?.trim_end_matches('\r');
-    let (mut plain, mut fields) = (String::new(), Vec::new());
-    csv::fields(text, delimiter, &mut plain, &mut fields).ok()?;
-    let mut names: Vec<&str> = fields.iter().map(|field| plain[field.text.clone()].trim()).collect();
-    names.sort_unstable();
-    let unique = names.windows(2).all(|pair| pair[0] != pair[1]);
-    (unique && !names.contains(&"")).then_some((text, end))
+    csv::is_header(text, delimiter).then_some((text, end))
 }
 
 fn byte_order_mark(file: &mut File) -> io::Result<u64> {

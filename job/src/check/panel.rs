@@ -2,27 +2,31 @@
 
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::MAX_TABLES;
 use super::select::{select, text};
-use super::target::{Found, Targets};
+use super::target::{Database, Found, Targets};
 use crate::code;
 use crate::document::{Entry, Section};
 use crate::reader::Reader;
-use crate::spec::PanelSpec;
+use crate::spec::{PanelSpec, TargetIndex};
 
 pub(crate) const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
 const LONGEST_TITLE: usize = 200;
+/// What can be asked: the help of every panel that cannot.
+const ASKED: &str = "let the panel ask a [target.NAME] of type postgres, named by `in`";
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, targets: &Targets) -> Option<Vec<PanelSpec>> {
     let Some(entry) = root.take("panel") else {
         return Some(Vec::new());
     };
-    let panels: Vec<Option<PanelSpec>> =
-        reader.sections(&entry, MAX_TABLES).iter().map(|section| panel(reader, section, targets)).collect();
+    let sections = reader.sections(&entry, MAX_TABLES);
+    let panels: Vec<Option<PanelSpec>> = sections.iter().map(|section| panel(reader, root, section, targets)).collect();
     panels.into_iter().collect()
 }
 
-fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> Option<PanelSpec> {
+fn panel(reader: &mut Reader<'_>, root: &Section<'_>, section: &Section<'_>, targets: &Targets) -> Option<PanelSpec> {
     let title = reader.required(section, "title").and_then(|entry| title(reader, &entry));
     let chart =
         reader.required(section, "chart").and_then(|entry| reader.choice(&entry, &CHARTS.map(|chart| (chart, chart))));
@@ -32,17 +36,7 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
         reader.strings(&entry).map(|names| names.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
     });
     let sql = reader.required(section, "sql").and_then(|entry| select(reader, &entry, "panel", code::BAD_PANEL));
-    let target = match section.take("in") {
-        Some(entry) => match targets.find(reader, &entry) {
-            Found::Database(target, _) => Some(target),
-            Found::Kafka(_) | Found::Files(_) => {
-                reader.error(code::BAD_PANEL, &entry.span, "a panel asks a database, and this target is none");
-                None
-            }
-            Found::Nothing => None,
-        },
-        None => targets.first_database().map(|(target, _)| target),
-    };
+    let target = target(reader, root, section, targets);
     let every = section.take("every").map_or(Some(Duration::from_secs(5)), |entry| {
         reader.duration(&entry, Duration::from_secs(1)..=Duration::from_secs(86_400))
     });
@@ -66,6 +60,52 @@ fn panel(reader: &mut Reader<'_>, section: &Section<'_>, targets: &Targets) -> O
         target: target?,
         every: every?,
     })
+}
+
+fn target(
+    reader: &mut Reader<'_>,
+    root: &Section<'_>,
+    section: &Section<'_>,
+    targets: &Targets,
+) -> Option<TargetIndex> {
+    let named = section.take("in");
+    let span = named.as_ref().map_or(&section.span, |entry| &entry.span);
+    let found = match &named {
+        Some(entry) => match targets.find(reader, entry) {
+            Found::Database(target, database) => Some((target, database)),
+            Found::Kafka(_) | Found::Files(_) => {
+                reader.error_help(code::BAD_PANEL, span, "a panel asks a database, and this target is none", ASKED);
+                None
+            }
+            Found::Nothing => None,
+        },
+        None => {
+            let first = targets.first_database();
+            if first.is_none() && names_no_database(root) {
+                reader.error_help(code::BAD_PANEL, span, "the job has no database that this panel could ask", ASKED);
+            }
+            first
+        }
+    };
+    if let Some((_, Database::MySql)) = found {
+        reader.warn(
+            code::NOT_YET,
+            span,
+            "panels of MySQL targets are not asked yet: the JobManager answers this one with an error",
+            ASKED,
+        );
+    }
+    found.map(|(target, _)| target)
+}
+
+/// There are targets, and none is or could be meant as a database: mistakes of such a one are told there.
+fn names_no_database(root: &Section<'_>) -> bool {
+    let Some(targets) = root.take("target") else { return false };
+    let other = |target: &DeValue<'_>| {
+        let kind = target.get("type").and_then(|kind| kind.get_ref().as_str());
+        matches!(kind, Some("kafka" | "files"))
+    };
+    targets.value.as_table().is_some_and(|table| !table.is_empty() && table.values().all(|t| other(t.get_ref())))
 }
 
 fn title(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<String> {

@@ -82,7 +82,7 @@ const KAFKA_SOURCE: Keys = &[
     Key::new(
         "on_change",
         Kind::Choice(&["fail", "accept"]),
-        "What happens when a replay finds other records (a compacted topic).",
+        "Whether a replay may find other records (a compacted topic). Today it fails the job, whichever is said.",
     )
     .default("fail"),
     TLS,
@@ -227,7 +227,11 @@ const SINK: Keys = &[
 
 const DEAD_LETTER: Keys = &[
     Key::new("to", Kind::Text, "A target.").required(),
-    Key::new("table", Kind::Form(TABLE), "Databases: name or schema.name.").default("pulso.dead_letters"),
+    Key::new(
+        "table",
+        Kind::Form(TABLE),
+        "Databases: name or schema.name. Default: pulso.dead_letters, in MySQL pulso_dead_letters.",
+    ),
     Key::new("topic", Kind::Form(TOPIC), "Kafka: one topic."),
 ];
 

@@ -1,8 +1,9 @@
 //! What the parts of a job must be to each other.
 
-use super::{GOOD, bad, good, one, places, table, with};
+use super::{GOOD, bad, good, one, places, submission, table, with};
 use crate::{
-    DeadLettersTo, FieldPath, OnChange, PathStart, SinkValue, SourceSpec, StartPosition, TargetKind, WriteMode,
+    DeadLettersTo, FieldPath, OnChange, PathStart, Severity, SinkValue, SourceSpec, StartPosition, TargetKind,
+    WriteMode,
 };
 
 const SINK_KEY: &str = "table = \"orders\"\nkey = [\"id\", \"at\"]";
@@ -299,4 +300,37 @@ fn panels_only_read() {
     assert_eq!(places(&panel("chart = \"donut\"", "select 1")), ["P0014 42:9 \"donut\""]);
     good(&panel("chart = \"number\"", "select 1"));
     good(&panel("chart = \"histogram\"\nx = \"a\"", "select 1"));
+}
+
+#[test]
+fn a_panel_asks_a_database() {
+    let url = "type = \"postgres\"\nurl = { env = \"DATABASE_URL\" }";
+    let sink = |target: &str| with(url, target).replace(SINK_KEY, "");
+    let panel = |toml: &str, rest: &str| {
+        format!("{toml}\n[[panel]]\ntitle = \"T\"\nchart = \"number\"\nsql = \"select 1\"\n{rest}")
+    };
+    let files = format!("{}\n[dead_letter]\nto = \"db\"\n", sink("type = \"files\"\npath = \"out\""));
+    good(&files);
+    for (rest, at) in [("", "[[panel]]"), ("in = \"db\"", "\"db\"")] {
+        let toml = panel(&files, rest);
+        let line = 1 + toml.lines().position(|line| line == if rest.is_empty() { at } else { rest }).unwrap();
+        let column = if rest.is_empty() { 1 } else { 6 };
+        assert_eq!(places(&toml), [format!("P0080 {line}:{column} {at}")]);
+        let help = bad(&toml).list[0].help.clone().unwrap_or_default();
+        assert!(help.contains("type postgres"), "{help}");
+    }
+    // What is wrong with the one that it would ask is told, and nothing else.
+    let broken = panel(&with(url, "type = \"postgres\"\nurl = \"nowhere\""), "");
+    assert_eq!(bad(&broken).list.iter().map(|found| found.code.as_str()).collect::<Vec<_>>(), ["P0023"]);
+}
+
+#[test]
+fn a_panel_of_mysql_is_warned_of() {
+    let url = "type = \"postgres\"\nurl = { env = \"DATABASE_URL\" }";
+    let mysql = "type = \"mysql\"\nurl = { env = \"MYSQL_URL\" }";
+    let toml = format!("{}\n[[panel]]\ntitle = \"T\"\nchart = \"number\"\nsql = \"select 1\"\n", with(url, mysql));
+    let (job, warnings) = crate::check(&submission(&toml), "job.toml").unwrap();
+    assert_eq!((job.panels.len(), job.panels[0].target), (1, 0));
+    let found: Vec<_> = warnings.iter().map(|found| (found.code.as_str(), found.severity)).collect();
+    assert_eq!(found, [("P0030", Severity::Warning)]);
 }

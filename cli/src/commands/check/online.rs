@@ -71,7 +71,8 @@ async fn source(spec: &JobSpec) -> Answers {
             if facts.compacted == Some(true) && kafka.on_change == OnChange::Fail {
                 let message =
                     format!("topic {} is compacted: a replay may miss records that the first run saw", kafka.topic);
-                let help = "read a topic that is not compacted, or accept it: on_change = \"accept\" (upserts only, no aggregates)";
+                let help = "read a topic that is not compacted: a replay that differs fails the job. With on_change = \"accept\" \
+                            (upserts only, no aggregates) this is not told, but the job fails all the same";
                 let place = Place::Source { key: "topic" };
                 let kind = FindingKind::Compacted;
                 answers.findings.push(Finding { place, kind, message, help: help.to_owned() });
