@@ -10,6 +10,7 @@ mod shared;
 mod support;
 mod tables;
 mod takeover;
+mod tls;
 mod types;
 mod unknown;
 mod writes;
