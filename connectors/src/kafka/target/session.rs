@@ -70,7 +70,7 @@ impl Session {
             },
         };
         let id = WriterId::new(cluster.job, &cluster.target, asker.attempt, plan.process);
-        let largest = limits.values().copied().min().unwrap_or(usize::MAX);
+        let largest = limits.values().copied().min().unwrap_or(topics::DEFAULT_BYTES);
         let producer = Producer::start(cluster, &id.transactional_id, largest, call)?;
         let mut session = Self {
             ledger: cluster.ledger(),
