@@ -240,13 +240,10 @@ fn check_key(
              ALTER TABLE {name} DROP INDEX {other};"
         ));
     }
-    let texts = ["char", "varchar"];
     for f in found.iter().filter(|f| key.iter().any(|column| f.name.eq_ignore_ascii_case(column))) {
         let uuid = table.sink.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&f.name) && is_uuid(c));
-        let Some(collation) = f.collation.as_deref().filter(|_| texts.contains(&f.data_type.as_str()) && !uuid) else {
-            continue;
-        };
-        if !is_exact(collation) {
+        let collation = f.collation.as_deref().filter(|_| !uuid);
+        if let Some(collation) = collation.filter(|collation| !is_exact(collation)) {
             let (column, exact) = (quote::identifier(&f.name), exact_collation(&connection.facts));
             wrong.push(format!(
                 "column {column} is part of the key and compares by {collation}, which takes different texts for equal; \

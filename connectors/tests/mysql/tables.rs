@@ -123,6 +123,11 @@ async fn tables_that_will_not_do_are_refused() {
             "create table kv (k varchar(9) collate utf8mb4_bin primary key, v bigint)".to_owned(),
             "compares by utf8mb4_bin",
         ),
+        (format!("create table kv (k char(9) {exact} primary key, v bigint)"), "column `k` is char(9)"),
+        (
+            "create table kv (k enum('a', 'b') collate utf8mb4_general_ci primary key, v bigint)".to_owned(),
+            "compares by utf8mb4_general_ci",
+        ),
     ];
     for (statement, expected) in cases {
         let database = Database::create().await;
@@ -144,14 +149,16 @@ async fn tables_that_will_not_do_are_refused() {
         assert_eq!(database.text("select k, v from kv").await, "a|2");
     }
     let database = Database::create().await;
-    database.query("create table kv (k text, v bigint, m decimal(10,1), at datetime)").await;
+    database.query("create table kv (k text, v bigint, m decimal(10,1), at datetime, f double(10,2))").await;
     let mut spec = key_value(&database.url, WriteMode::Append);
     spec.fields.push(field("m", FieldType::Decimal { precision: 10, scale: 2 }, false));
     spec.fields.push(field("at", FieldType::Timestamp(TimestampText::Epoch { per_second: 1 }), false));
+    spec.fields.push(field("f", FieldType::Float64, false));
     let spec = job(&database.url, spec.fields.clone(), vec![sink("kv", &spec.fields, WriteMode::Append)]);
     let reason = refused(&spec).await;
     assert!(reason.contains("column `m` is decimal(10,1), which does not hold every DECIMAL(10,2)"), "{reason}");
     assert!(reason.contains("column `at` is datetime, which does not hold every DATETIME(6)"), "{reason}");
+    assert!(reason.contains("column `f` is double(10,2), which does not hold every DOUBLE"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
