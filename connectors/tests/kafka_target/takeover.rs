@@ -1,5 +1,6 @@
 //! One attempt after another, and what the older ones still try.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pulso_connectors::target::TargetError;
@@ -46,6 +47,14 @@ pub(crate) async fn a_zombie_writes_nothing(brokers: &str) {
     assert!(matches!(lost, Err(TargetError::ConnectionLost { .. })), "{lost:?}");
     heir.epoch = 1;
     heir.commit(vec![one(3)]).await;
+    // What it said of itself is gone.
+    for partition in [0, 1] {
+        let of = |attempt: &str| {
+            let all = ledger(brokers, id, partition).into_iter().filter(|(key, _)| !key.starts_with("mark/"));
+            all.filter(|(key, _)| key.contains(attempt)).map(|(_, value)| value.is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!((of("-kafka-1-"), of("-kafka-2-")), (vec![false], vec![true]), "partition {partition}");
+    }
     // It comes back, and sees that it has no business here any more, again and again.
     let fenced: Found = [(0, Some((2, mark(0)))), (1, Some((2, mark(0))))].into();
     for _ in 0..2 {
@@ -59,19 +68,25 @@ pub(crate) async fn a_zombie_writes_nothing(brokers: &str) {
     assert_eq!(values(brokers, "zombie"), [1, 3, 4]);
 }
 
-/// Transactional ids of the writers that have made themselves known, in the ledger of this job.
-fn transactional_ids(brokers: &str, ledger: &str) -> Vec<String> {
+/// The newest value of each key in a partition of the ledger of this job.
+fn ledger(brokers: &str, id: JobId, partition: i32) -> BTreeMap<String, Option<String>> {
     let consumer: BaseConsumer =
         client(brokers).set("group.id", "test").set("enable.partition.eof", "true").create().unwrap();
     let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(ledger, 0, Offset::Beginning).unwrap();
+    let topic = format!("pulso-ledger-{id}-kafka");
+    assignment.add_partition_offset(&topic, partition, Offset::Beginning).unwrap();
     consumer.assign(&assignment).unwrap();
-    let mut ids = Vec::new();
+    let mut records = BTreeMap::new();
     while let Ok(message) = consumer.poll(PATIENCE).unwrap() {
-        let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
-        ids.push(key.strip_prefix("writer/").unwrap().to_owned());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        records.insert(text(message.key().unwrap()), message.payload().map(text));
     }
-    ids
+    records
+}
+
+/// Transactional ids of the writers that have made themselves known, in the ledger of this job.
+fn transactional_ids(brokers: &str, id: JobId) -> Vec<String> {
+    ledger(brokers, id, 0).keys().map(|key| key.strip_prefix("writer/").unwrap().to_owned()).collect()
 }
 
 /// A process that was stopped in the middle of a transaction: what it sent is there, and its commit is still to come.
@@ -81,7 +96,7 @@ pub(crate) async fn an_open_transaction_of_a_zombie_is_never_seen(brokers: &str)
     stopped.take_over(1, true).await.unwrap();
     stopped.commit(vec![one(1)]).await;
     let ledger = format!("pulso-ledger-{id}-kafka");
-    let ids = transactional_ids(brokers, &ledger);
+    let ids = transactional_ids(brokers, id);
     let producer: BaseProducer = client(brokers).set("transactional.id", &ids[0]).create().unwrap();
     producer.init_transactions(PATIENCE).unwrap();
     producer.begin_transaction().unwrap();
