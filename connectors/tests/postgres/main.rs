@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
 mod inspect;
+mod panel;
 mod pooler;
 mod proxy;
 mod refused;
