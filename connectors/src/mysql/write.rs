@@ -1,6 +1,6 @@
 //! The rows of one transaction, table by table; row by row only where the database refused some.
 
-use pulso_dataflow::batch::{Change, SinkRows};
+use pulso_dataflow::batch::SinkRows;
 
 use super::connect::Connection;
 use super::error::{Failure, Kind};
@@ -127,11 +127,7 @@ impl<'a> SinkWriter<'a> {
     }
 
     fn mark(&self, at: RowRef) -> Option<&'static str> {
-        match self.parts[at.part as usize].changes.get(at.row as usize) {
-            Some(Change::Correction) => Some("correction"),
-            Some(Change::Delete) => Some("delete"),
-            Some(Change::Insert) | None => None,
-        }
+        self.parts[at.part as usize].changes.get(at.row as usize)?.mark()
     }
 
     /// Writes what the database takes of these rows. A savepoint before each half: going back to it keeps the guard.

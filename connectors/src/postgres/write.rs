@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use pulso_dataflow::batch::{Change, SinkRows};
+use pulso_dataflow::batch::SinkRows;
 
 use super::ahead::{Ahead, Expected};
 use super::connect::Connection;
@@ -194,11 +194,7 @@ impl<'a> SinkWriter<'a> {
     }
 
     fn mark(&self, at: RowRef) -> Option<&'static str> {
-        match self.parts[at.part as usize].changes.get(at.row as usize) {
-            Some(Change::Correction) => Some("correction"),
-            Some(Change::Delete) => Some("delete"),
-            Some(Change::Insert) | None => None,
-        }
+        self.parts[at.part as usize].changes.get(at.row as usize)?.mark()
     }
 
     fn setback(&self, part: Part, failure: Failure) -> Setback {
