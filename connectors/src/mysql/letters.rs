@@ -88,7 +88,7 @@ pub(crate) async fn write_refused(
         out.push(',');
         put_optional(row.column.as_deref(), quote::put_text, out);
         out.push_str(",NULL,");
-        quote::put_bytes(row.row.as_bytes(), out);
+        quote::put_bytes(&row.row, out);
     };
     author.send(connection, "pulso_dead_letters", refused.len(), &mut put).await
 }

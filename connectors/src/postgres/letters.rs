@@ -94,7 +94,7 @@ pub(crate) async fn write_refused(
         optional_text(out, Some(&row.reason));
         optional_text(out, row.column.as_deref());
         optional_bytes(out, None);
-        optional_bytes(out, Some(row.row.as_bytes()));
+        optional_bytes(out, Some(&row.row));
     };
     let started = ahead.start(connection, &sql).await?;
     write_started(started, &rows, put).await
