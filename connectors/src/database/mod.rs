@@ -6,6 +6,8 @@ pub(crate) mod refused;
 pub(crate) mod roots;
 mod zone;
 
+use pulso_job::spec::WriteMode;
+
 pub(crate) use failure::{Failure, Kind};
 pub(crate) use zone::Zone;
 
@@ -16,4 +18,16 @@ pub(crate) enum Keyed {
     KeepFirst,
     /// Index of the column that tells which of two rows is newer, among the sink's columns.
     NewestBy(usize),
+}
+
+impl Keyed {
+    /// `None` where rows are only ever added.
+    pub(crate) fn of(write: &WriteMode) -> Option<Self> {
+        match write {
+            WriteMode::Upsert { newest_by: Some(column), .. } => Some(Self::NewestBy(*column)),
+            WriteMode::Upsert { newest_by: None, .. } => Some(Self::Upsert),
+            WriteMode::KeepFirst { .. } => Some(Self::KeepFirst),
+            WriteMode::Append => None,
+        }
+    }
 }

@@ -108,13 +108,8 @@ pub(crate) async fn check_one(
     if !missing.is_empty() {
         return Ok(Err(vec![denied(connection, &name, &missing)]));
     }
-    let keyed = match write {
-        WriteMode::Upsert { newest_by: Some(column), .. } => Some(Keyed::NewestBy(*column)),
-        WriteMode::Upsert { newest_by: None, .. } => Some(Keyed::Upsert),
-        WriteMode::KeepFirst { .. } => Some(Keyed::KeepFirst),
-        WriteMode::Append => None,
-    };
-    let (key, zone, marked) = (write.key().to_vec(), zone.clone(), spec.is_marked(sink));
+    let (key, keyed) = (write.key().to_vec(), Keyed::of(write));
+    let (zone, marked) = (zone.clone(), spec.is_marked(sink));
     Ok(Ok(Table { sink: table.index, name, columns: names, forms, zone, key, keyed, marked, shape }))
 }
 
