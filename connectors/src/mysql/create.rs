@@ -93,7 +93,7 @@ async fn create_alone(
     if key_groups.is_empty() {
         return Ok(());
     }
-    connection.run(ledger.insert(key_groups)).await.map_err(|failure| failure.during("making the ledger's rows"))
+    connection.run(ledger.make(key_groups)).await.map_err(|failure| failure.during("making the ledger's rows"))
 }
 
 async fn make(connection: &Connection, name: &(String, String), statement: &str) -> Result<(), Failure> {

@@ -46,6 +46,8 @@ pub(crate) struct SinkWriter<'a> {
     all: Vec<Literals<'a>>,
     keys: Vec<Literals<'a>>,
     fates: Fates,
+    /// What stands before rows that are written, and behind them.
+    around: (String, String),
 }
 
 impl<'a> SinkWriter<'a> {
@@ -63,7 +65,8 @@ impl<'a> SinkWriter<'a> {
             parts.iter().map(|part| literals(part).map_err(invalid)).collect()
         };
         let (all, keys) = (columns((0..table.columns.len()).collect())?, columns(table.key.clone())?);
-        Ok(Self { table, parts, all, keys, fates })
+        let around = (table.insert(), table.on_duplicate());
+        Ok(Self { table, parts, all, keys, fates, around })
     }
 
     /// Deletes first: a row that goes may stand in the way of one that comes. New rows of a keyed table are those with a
@@ -120,8 +123,8 @@ impl<'a> SinkWriter<'a> {
                     }
                     out.push(')');
                 };
-                let (head, tail) = (self.table.insert(), self.table.on_duplicate());
-                send(connection, &Around { head: &head, between: ",", tail: &tail }, rows.len(), &mut put).await
+                let (head, tail) = (&*self.around.0, &*self.around.1);
+                send(connection, &Around { head, between: ",", tail }, rows.len(), &mut put).await
             }
         }
     }
