@@ -96,7 +96,10 @@ impl MySqlWriter {
         bisect: bool,
     ) -> Result<Counts, Setback> {
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
-        let (mut counts, mut guard, mut shapes) = (Counts::default(), &[][..], Vec::new());
+        // From the guard on the ledger's rows are locked: what needs no database is done before.
+        let rows = Rows::of(steps, outputs);
+        let sinks = rows.sinks(&self.tables)?;
+        let (mut counts, mut guard) = (Counts::default(), &[][..]);
         for step in steps {
             match step {
                 // Goes with the guard.
@@ -107,14 +110,9 @@ impl MySqlWriter {
                         return Err(Setback::GuardMissed);
                     }
                 }
-                Step::Rows(epochs) => {
-                    let rows = Rows::new(epochs, outputs);
-                    let sinks = rows.sinks(&self.tables)?;
-                    counts = self.write_rows(connection, &rows, &sinks, bisect).await?;
-                    shapes = sinks.iter().map(|sink| sink.table).collect();
-                }
+                Step::Rows(_) => counts = self.write_rows(connection, &rows, &sinks, bisect).await?,
                 Step::Commit => {
-                    self.advance(connection, guard, &shapes).await?;
+                    self.advance(connection, guard, &sinks).await?;
                     connection.run("COMMIT").await.map_err(of_commit)?;
                     return Ok(counts);
                 }
@@ -125,18 +123,23 @@ impl MySqlWriter {
 
     /// Moves the ledger's rows, and looks whether the tables are what they were: those written to stay so until the end of
     /// the transaction.
-    async fn advance(&self, connection: &Connection, guard: &[GuardRow], written: &[&Table]) -> Result<(), Setback> {
+    async fn advance(
+        &self,
+        connection: &Connection,
+        guard: &[GuardRow],
+        written: &[SinkWriter<'_>],
+    ) -> Result<(), Setback> {
         let mut statements: Vec<String> = Vec::new();
         if !guard.is_empty() {
             statements.push(self.ledger.advance(self.attempt, guard));
         }
-        statements.extend(written.iter().map(|table| ask_shape(&table.name)));
+        statements.extend(written.iter().map(|sink| ask_shape(&sink.table.name)));
         if statements.is_empty() {
             return Ok(());
         }
         let found = connection.ask(statements.join("; ")).await.map_err(|failure| failure.during("the ledger"))?;
-        let is_same = |(table, rows): (&&Table, &super::connect::RowSet)| {
-            rows.first().is_some_and(|row| shape(row) == table.shape)
+        let is_same = |(sink, rows): (&SinkWriter<'_>, &super::connect::RowSet)| {
+            rows.first().is_some_and(|row| shape(row) == sink.table.shape)
         };
         if found.len() == written.len() && written.iter().zip(&found).all(is_same) {
             return Ok(());
@@ -181,12 +184,13 @@ impl MySqlWriter {
 struct Rows<'a>(Vec<&'a TargetRows>);
 
 impl<'a> Rows<'a> {
-    fn new(epochs: &[Epoch], outputs: &'a [(Epoch, TargetRows)]) -> Self {
+    fn of(steps: &[Step], outputs: &'a [(Epoch, TargetRows)]) -> Self {
+        let epochs = steps.iter().filter_map(|step| if let Step::Rows(epochs) = step { Some(epochs) } else { None });
         let of = |epoch: &Epoch| {
             let epoch = *epoch;
             outputs.iter().filter(move |(of, _)| *of == epoch).map(|(_, rows)| rows)
         };
-        Self(epochs.iter().flat_map(of).collect())
+        Self(epochs.flatten().flat_map(of).collect())
     }
 
     fn letters(&self) -> Vec<&'a RecordBatch> {
