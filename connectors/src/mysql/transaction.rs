@@ -10,7 +10,7 @@ use pulso_dataflow::batch::{SinkRows, TargetRows};
 use pulso_job::spec::DeadLettersTo;
 
 use super::connect::Connection;
-use super::error::{DEADLOCK, Failure, Kind, LOCK_WAIT_TIMEOUT, READ_ONLY};
+use super::error::{DEADLOCK, Failure, Kind, LOCK_WAIT_TIMEOUT};
 use super::letters;
 use super::quote;
 use super::table::{Table, ask_shape, shape};
@@ -213,8 +213,6 @@ impl<'a> Rows<'a> {
 fn given_up(failure: Failure) -> Result<Outcome, Failure> {
     let reason = failure.text.clone();
     match failure.kind {
-        // A server that became a replica: the one to write to is elsewhere, a new connection finds it.
-        Kind::Retry if READ_ONLY.contains(&failure.code.as_str()) => Err(Failure::lost(reason)),
         Kind::Retry => Ok(Outcome::RolledBack { reason }),
         Kind::ConnectionLost => Err(failure),
         // Refused although every row was tried by itself: what is refused is a dead letter, and those must not be lost.

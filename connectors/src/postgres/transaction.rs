@@ -11,7 +11,7 @@ use pulso_dataflow::batch::{SinkRows, TargetRows};
 use pulso_job::spec::DeadLettersTo;
 
 use super::ahead::{Ahead, Expected};
-use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
+use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED};
 use super::letters;
 use super::quote;
 use super::table::Table;
@@ -122,8 +122,6 @@ impl PostgresWriter {
     async fn given_up(&mut self, failure: Failure) -> Result<Outcome, Failure> {
         let reason = failure.text.clone();
         match failure.kind {
-            // A server that became a standby: the one to write to is elsewhere, a new connection finds it.
-            Kind::Retry if failure.code == READ_ONLY => Err(Failure::lost(reason)),
             Kind::Retry => {
                 if failure.code == LOCK_NOT_AVAILABLE {
                     let attempt = self.attempt;
