@@ -1,6 +1,7 @@
 //! What the writers of PostgreSQL and MySQL have in common.
 
 pub(crate) mod failure;
+pub(crate) mod held;
 pub(crate) mod reduce;
 pub(crate) mod refused;
 pub(crate) mod roots;
