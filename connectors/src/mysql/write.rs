@@ -55,7 +55,7 @@ impl<'a> SinkWriter<'a> {
         let invalid = |text: String| Failure::fatal(format!("table {}: {text}", table.name));
         // Nothing is new for certain: one statement inserts and overwrites.
         let fates = match &table.keyed {
-            None => Fates { new: reduce::in_order(&parts), ..Fates::default() },
+            None => Fates { new: reduce::in_order(parts.iter().map(|part| &part.batch)), ..Fates::default() },
             Some(keyed) => reduce::reduce(&table.key, keyed, &parts, true).map_err(|e| invalid(e.to_string()))?,
         };
         let columns = |indexes: Vec<usize>| -> Result<Vec<Literals<'a>>, Failure> {

@@ -73,7 +73,7 @@ impl<'a> SinkWriter<'a> {
         let staged = mode.staged.contains(&table.sink);
         let invalid = |text: String| Failure::fatal(format!("table {}: {text}", table.name));
         let fates = match &table.keyed {
-            None => Fates { new: reduce::in_order(&parts), ..Fates::default() },
+            None => Fates { new: reduce::in_order(parts.iter().map(|part| &part.batch)), ..Fates::default() },
             Some(keyed) => reduce::reduce(&table.key, keyed, &parts, staged).map_err(|e| invalid(e.to_string()))?,
         };
         let columns = |indexes: Vec<usize>| -> Result<Vec<Encoder<'a>>, Failure> {
