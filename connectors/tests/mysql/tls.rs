@@ -58,7 +58,8 @@ async fn a_server_is_who_its_certificate_says() {
         options.settings.push((option.to_owned(), keys.join(file).display().to_string()));
     }
     let mariadb = MariaDb::start(options).await.unwrap();
-    query(mariadb.url(), "grant all on *.* to careful@'%' require ssl").await;
+    query(mariadb.url(), "create user careful@'%' require ssl").await;
+    query(mariadb.url(), "grant all on *.* to careful@'%'").await;
     let with = |parameters: &str| format!("{}?{parameters}", mariadb.url().replace("root@", "careful@"));
     let ca = |name: &str| keys.join(format!("{name}.pem")).display().to_string();
 
