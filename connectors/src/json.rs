@@ -143,8 +143,8 @@ impl<'a> Cells<'a> {
             Self::Decimal(values, precision, scale) => {
                 out.extend_from_slice(Decimal128Type::format_decimal(values[row], *precision, *scale).as_bytes());
             }
-            Self::Text(array) if is_json => out.extend_from_slice(array.value(row).as_bytes()),
-            Self::TextView(array) if is_json => out.extend_from_slice(array.value(row).as_bytes()),
+            Self::Text(array) if is_json => on_one_line(array.value(row), out),
+            Self::TextView(array) if is_json => on_one_line(array.value(row), out),
             Self::Text(array) => text(array.value(row), out),
             Self::TextView(array) => text(array.value(row), out),
             Self::Timestamp(values) => timestamp(values[row], out),
@@ -167,6 +167,11 @@ fn serialize(value: &(impl serde::Serialize + ?Sized), out: &mut Vec<u8>) {
 
 pub(crate) fn text(value: &str, out: &mut Vec<u8>) {
     serialize(value, out);
+}
+
+/// JSON as it is. In there line ends stand only between tokens, and a row must not have any.
+fn on_one_line(json: &str, out: &mut Vec<u8>) {
+    out.extend(json.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
 }
 
 fn timestamp(micros: i64, out: &mut Vec<u8>) {
@@ -256,6 +261,17 @@ mod tests {
         for (column, expected) in expected.iter().enumerate() {
             assert_eq!(bare(column).as_deref(), *expected);
         }
+    }
+
+    #[test]
+    fn a_row_is_one_line() {
+        let mut nine = vec![Arc::new(Int32Array::from(vec![1])) as ArrayRef; 9];
+        nine.push(Arc::new(StringArray::from(vec!["{\r\n  \"x\": \"a\\nb\",\n\t\"y\": []\n}"])));
+        let (columns, batch) = batch(nine);
+        let rows = JsonRows::new(&columns, &batch).unwrap();
+        let mut out = Vec::new();
+        rows.object(&[9], 0, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"c9\":{    \"x\": \"a\\nb\", \t\"y\": [] }}");
     }
 
     #[test]

@@ -243,3 +243,15 @@ pub enum Change {
     /// The row of this key goes away, if there is one.
     Delete,
 }
+
+impl Change {
+    /// What a row that is not new is called where all rows are kept.
+    #[must_use]
+    pub fn mark(self) -> Option<&'static str> {
+        match self {
+            Self::Insert => None,
+            Self::Correction => Some("correction"),
+            Self::Delete => Some("delete"),
+        }
+    }
+}

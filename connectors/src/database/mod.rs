@@ -1,10 +1,13 @@
 //! What the writers of PostgreSQL and MySQL have in common.
 
 pub(crate) mod failure;
+pub(crate) mod held;
 pub(crate) mod reduce;
 pub(crate) mod refused;
 pub(crate) mod roots;
 mod zone;
+
+use pulso_job::spec::WriteMode;
 
 pub(crate) use failure::{Failure, Kind};
 pub(crate) use zone::Zone;
@@ -16,4 +19,16 @@ pub(crate) enum Keyed {
     KeepFirst,
     /// Index of the column that tells which of two rows is newer, among the sink's columns.
     NewestBy(usize),
+}
+
+impl Keyed {
+    /// `None` where rows are only ever added.
+    pub(crate) fn of(write: &WriteMode) -> Option<Self> {
+        match write {
+            WriteMode::Upsert { newest_by: Some(column), .. } => Some(Self::NewestBy(*column)),
+            WriteMode::Upsert { newest_by: None, .. } => Some(Self::Upsert),
+            WriteMode::KeepFirst { .. } => Some(Self::KeepFirst),
+            WriteMode::Append => None,
+        }
+    }
 }

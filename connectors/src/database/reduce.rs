@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
-use arrow::array::{ArrayRef, DynComparator, make_comparator};
+use arrow::array::{ArrayRef, DynComparator, RecordBatch, make_comparator};
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
@@ -32,11 +32,11 @@ pub(crate) struct Fates {
     pub(crate) tied: bool,
 }
 
-/// All rows in the order given, of a sink without a key.
-pub(crate) fn in_order(parts: &[&SinkRows]) -> Vec<RowRef> {
-    let mut rows = Vec::with_capacity(parts.iter().map(|part| part.batch.num_rows()).sum());
-    for (part, rows_of) in (0u32..).zip(parts) {
-        rows.extend((0..rows_of.batch.num_rows() as u32).map(|row| RowRef { part, row }));
+/// All rows in the order given.
+pub(crate) fn in_order<'a>(parts: impl IntoIterator<Item = &'a RecordBatch>) -> Vec<RowRef> {
+    let mut rows = Vec::new();
+    for (part, batch) in (0u32..).zip(parts) {
+        rows.extend((0..batch.num_rows() as u32).map(|row| RowRef { part, row }));
     }
     rows
 }
@@ -48,7 +48,8 @@ pub(crate) fn reduce(key: &[usize], keyed: &Keyed, parts: &[&SinkRows], staged: 
         Keyed::NewestBy(column) => Some(Newest::new(parts, *column)?),
         Keyed::Upsert | Keyed::KeepFirst => None,
     };
-    let mut order: Vec<Sorted> = in_order(parts).into_iter().map(|at| keys.sorted(at)).collect();
+    let mut order: Vec<Sorted> =
+        in_order(parts.iter().map(|part| &part.batch)).into_iter().map(|at| keys.sorted(at)).collect();
     // Equal keys stay in the order in which they came.
     order.sort_by(|a, b| keys.compare(a, b));
 
@@ -214,7 +215,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use arrow::array::{Int64Array, RecordBatch, StringArray};
+    use arrow::array::{Int64Array, StringArray};
     use pulso_core::ids::KeyGroup;
 
     use super::*;

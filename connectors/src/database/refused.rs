@@ -5,6 +5,7 @@ use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::Failure;
+use crate::json::text;
 
 /// Rows over which the share is taken; older ones count half, again and again.
 const WINDOW: u64 = 20_000;
@@ -48,7 +49,7 @@ pub(crate) struct Refused {
     pub(crate) reason: String,
     pub(crate) column: Option<String>,
     /// The row as a JSON object.
-    pub(crate) row: String,
+    pub(crate) row: Vec<u8>,
 }
 
 impl Refused {
@@ -64,40 +65,27 @@ impl Refused {
 }
 
 /// A row as a JSON object: numbers and booleans as such, everything else as text.
-fn json(batch: &RecordBatch, row: usize) -> String {
-    let mut out = String::from("{");
+fn json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+    let mut out = b"{".to_vec();
     for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         if out.len() > 1 {
-            out.push(',');
+            out.push(b',');
         }
-        string(field.name(), &mut out);
-        out.push(':');
+        text(field.name(), &mut out);
+        out.push(b':');
         if array.is_null(row) {
-            out.push_str("null");
+            out.extend_from_slice(b"null");
             continue;
         }
         let options = FormatOptions::new();
-        let text = ArrayFormatter::try_new(array.as_ref(), &options)
+        let value = ArrayFormatter::try_new(array.as_ref(), &options)
             .and_then(|formatter| formatter.value(row).try_to_string())
             .unwrap_or_default();
         let bare = array.data_type().is_integer() || matches!(array.data_type(), DataType::Boolean);
-        if bare { out.push_str(&text) } else { string(&text, &mut out) }
+        if bare { out.extend_from_slice(value.as_bytes()) } else { text(&value, &mut out) }
     }
-    out.push('}');
+    out.push(b'}');
     out
-}
-
-fn string(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 #[cfg(test)]
@@ -139,6 +127,7 @@ mod tests {
             ("none", Arc::new(Int64Array::from(vec![None]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        assert_eq!(json(&batch, 0), r#"{"te\"xt":"a\u0000\\\u000a\"","n":-7,"d":"10.50","none":null}"#);
+        let expected = r#"{"te\"xt":"a\u0000\\\n\"","n":-7,"d":"10.50","none":null}"#;
+        assert_eq!(String::from_utf8(json(&batch, 0)).unwrap(), expected);
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use pulso_job::spec::KafkaSourceSpec;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use secrecy::ExposeSecret;
 
+use super::client;
 use super::error::KafkaError;
 use super::topic::KafkaTopic;
 
@@ -30,11 +29,8 @@ pub async fn inspect_topic(spec: &KafkaSourceSpec) -> Result<TopicFacts, KafkaEr
 }
 
 async fn is_compacted(spec: &KafkaSourceSpec) -> Option<bool> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &spec.brokers).set("client.id", "pulso-check");
-    for (name, value) in &spec.security {
-        config.set(name, value.expose_secret());
-    }
+    let mut config = client::base(&spec.brokers, &spec.security);
+    config.set("client.id", "pulso-check");
     let admin: AdminClient<DefaultClientContext> = config.create().ok()?;
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
     let topic = ResourceSpecifier::Topic(&spec.topic);

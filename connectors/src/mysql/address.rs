@@ -16,9 +16,7 @@ enum SslMode {
     /// Encrypted where the server can.
     Preferred,
     Required,
-    /// Signed by a known authority.
-    VerifyCa,
-    /// And for this host.
+    /// Signed by a known authority, for this host.
     VerifyIdentity,
 }
 
@@ -73,11 +71,16 @@ fn ssl(parameters: &str) -> Result<(SslMode, Option<String>), Failure> {
                     "disabled" => SslMode::Disabled,
                     "preferred" => SslMode::Preferred,
                     "required" => SslMode::Required,
-                    "verify_ca" => SslMode::VerifyCa,
                     "verify_identity" => SslMode::VerifyIdentity,
+                    // The client cannot check the authority and leave out the host.
+                    "verify_ca" => {
+                        return Err(Failure::fatal(
+                            "ssl-mode=verify_ca in the target's url is not supported; use verify_identity",
+                        ));
+                    }
                     _ => {
                         return Err(Failure::fatal(
-                            "ssl-mode in the target's url is disabled, preferred, required, verify_ca or verify_identity",
+                            "ssl-mode in the target's url is disabled, preferred, required or verify_identity",
                         ));
                     }
                 }
@@ -90,23 +93,14 @@ fn ssl(parameters: &str) -> Result<(SslMode, Option<String>), Failure> {
 }
 
 fn ssl_opts(mode: SslMode, ca: Option<&str>) -> Result<SslOpts, Failure> {
-    let host = match mode {
-        SslMode::VerifyIdentity => true,
-        SslMode::VerifyCa => false,
-        SslMode::Disabled | SslMode::Preferred | SslMode::Required => {
-            return Ok(SslOpts::default()
-                .with_danger_accept_invalid_certs(true)
-                .with_danger_skip_domain_validation(true));
-        }
-    };
+    if mode != SslMode::VerifyIdentity {
+        return Ok(SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true));
+    }
     let file = match ca {
         Some(file) => file,
         None => roots::file("ssl-ca").map_err(Failure::fatal)?,
     };
-    Ok(SslOpts::default()
-        .with_root_certs(vec![Path::new(file).to_owned().into()])
-        .with_disable_built_in_roots(true)
-        .with_danger_skip_domain_validation(!host))
+    Ok(SslOpts::default().with_root_certs(vec![Path::new(file).to_owned().into()]).with_disable_built_in_roots(true))
 }
 
 #[cfg(test)]
@@ -120,11 +114,18 @@ mod tests {
     #[test]
     fn parameters_are_those_of_mysqls_clients() {
         assert_eq!(parse("mysql://u:p@h/d").unwrap().mode, SslMode::Preferred);
-        let address = parse("mysql://u:p@h:3307/d?ssl-mode=VERIFY_CA&ssl-ca=%2Fetc%2Fca.pem").unwrap();
+        let address = parse("mysql://u:p@h:3307/d?ssl-mode=VERIFY_IDENTITY&ssl-ca=%2Fetc%2Fca.pem").unwrap();
         let ssl = address.secure.ssl_opts().unwrap();
-        assert_eq!((address.mode, ssl.skip_domain_validation(), ssl.root_certs().len()), (SslMode::VerifyCa, true, 1));
+        assert_eq!((ssl.skip_domain_validation(), ssl.accept_invalid_certs()), (false, false));
+        assert_eq!((address.mode, ssl.root_certs().len()), (SslMode::VerifyIdentity, 1));
         assert!(address.plain.ssl_opts().is_none() && address.plain.tcp_port() == 3307);
         assert!(parse("mysql://u@h/d?ssl-mode=maybe").is_err() && parse("mysql://u@h/d?pool_max=1").is_err());
+    }
+
+    #[test]
+    fn an_authority_without_a_host_is_refused() {
+        let error = parse("mysql://u:p@h/d?ssl-mode=verify_ca").err().unwrap();
+        assert!(error.text.contains("verify_ca") && error.text.contains("use verify_identity"), "{error}");
     }
 
     #[test]

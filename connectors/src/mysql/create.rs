@@ -93,21 +93,25 @@ async fn create_alone(
     if key_groups.is_empty() {
         return Ok(());
     }
-    connection.run(ledger.insert(key_groups)).await.map_err(|failure| failure.during("making the ledger's rows"))
+    connection.run(ledger.make(key_groups)).await.map_err(|failure| failure.during("making the ledger's rows"))
 }
 
 async fn make(connection: &Connection, name: &(String, String), statement: &str) -> Result<(), Failure> {
-    let (schema, table) = (database(connection, name), quote::literal(&name.1));
-    let sql = format!(
-        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {table}",
-        quote::literal(schema)
-    );
-    if text(&connection.ask(sql).await?, 0, 0).is_some() {
+    if is_there(connection, name).await? {
         return Ok(());
     }
-    let user = &connection.facts.user;
-    let grant = format!("GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON {}.* TO {user}", quote::identifier(schema));
+    let (schema, user) = (quote::identifier(database(connection, name)), &connection.facts.user);
+    let grant = format!("GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON {schema}.* TO {user}");
     connection.run(statement).await.map_err(|failure| hinted(failure, &grant).during(&format!("making {}", name.1)))
+}
+
+pub(crate) async fn is_there(connection: &Connection, name: &(String, String)) -> Result<bool, Failure> {
+    let sql = format!(
+        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        quote::literal(database(connection, name)),
+        quote::literal(&name.1)
+    );
+    Ok(text(&connection.ask(sql).await?, 0, 0).is_some())
 }
 
 /// The failure, with the statement that an administrator must run where a privilege is missing.

@@ -12,8 +12,6 @@ pub(crate) const NO_SUCH_TABLE: &str = "1146";
 pub(crate) const NO_SUCH_THREAD: &str = "1094";
 /// Denied for the database, for a command on a table, for a column.
 pub(crate) const DENIED: [&str; 3] = ["1044", "1142", "1143"];
-/// By `--read-only`, `--super-read-only`, or in a read-only transaction: the one to write to is elsewhere.
-pub(crate) const READ_ONLY: [&str; 3] = ["1290", "1792", "1836"];
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -45,9 +43,12 @@ fn kind(code: u16, state: &str) -> Kind {
         1048 | 1062 | 1118 | 1263 | 1264 | 1265 | 1292 | 1364 | 1366 | 1367 | 1406 | 1411 | 1526 | 1644 | 1690
         | 1748 | 3140 | 3141 | 3819 | 3988 | 4025 | 4038 => Kind::Refused,
         // Locks, limits, memory, disk, a person or a time limit that interrupts, a definition that just changed.
-        1020 | 1021 | 1030 | 1037 | 1038 | 1040 | 1041 | 1047 | 1114 | 1203 | 1205 | 1206 | 1213 | 1226 | 1290
-        | 1317 | 1412 | 1615 | 1637 | 1792 | 1836 | 1969 | 3024 | 3058 => Kind::Retry,
-        1053 | 1077 | 1079 | 1080 | 1152 | 1153 | 1156..=1161 | 1184 | 1927 | 3169 | 4031 => Kind::ConnectionLost,
+        1020 | 1021 | 1030 | 1037 | 1038 | 1040 | 1041 | 1047 | 1114 | 1203 | 1205 | 1206 | 1213 | 1226 | 1317
+        | 1412 | 1615 | 1637 | 1969 | 3024 | 3058 => Kind::Retry,
+        // 1290, 1792, 1836: a server that became a replica; the one to write to is elsewhere, and a new connection finds it.
+        1053 | 1077 | 1079 | 1080 | 1152 | 1153 | 1156..=1161 | 1184 | 1290 | 1792 | 1836 | 1927 | 3169 | 4031 => {
+            Kind::ConnectionLost
+        }
         _ => match state.get(..2).unwrap_or_default() {
             // 45: what a trigger signals.
             "22" | "23" | "45" => Kind::Refused,
@@ -88,6 +89,7 @@ fn has_no_values(code: u16) -> bool {
             | 1425
             | 1665
             | 1698
+            | 1792
             | 1836
             | 1927
             | 1969
@@ -175,7 +177,9 @@ mod tests {
             (1205, "HY000", Kind::Retry),
             (1213, "40001", Kind::Retry),
             (1040, "08004", Kind::Retry),
-            (1290, "HY000", Kind::Retry),
+            (1290, "HY000", Kind::ConnectionLost),
+            (1792, "25006", Kind::ConnectionLost),
+            (1836, "HY000", Kind::ConnectionLost),
             (1927, "70100", Kind::ConnectionLost),
             (1153, "08S01", Kind::ConnectionLost),
             (1045, "28000", Kind::Fatal),

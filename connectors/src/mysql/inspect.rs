@@ -5,7 +5,7 @@ use pulso_job::spec::{DeadLettersTo, JobSpec, TableSink, TargetIndex, TargetKind
 
 use super::address::Address;
 use super::connect::{Connection, text};
-use super::create::{database, own_tables};
+use super::create::{database, is_there, own_tables};
 use super::error::{Failure, NO_SUCH_TABLE};
 use super::types::create_table;
 use super::{quote, tables};
@@ -47,15 +47,6 @@ async fn inspect(spec: &JobSpec, target: TargetIndex) -> Result<Inspection, Fail
         inspection.findings.extend(wrong.into_iter().map(|text| TableFinding { sink: Some(sink.index), text }));
     }
     Ok(inspection)
-}
-
-async fn is_there(connection: &Connection, name: &(String, String)) -> Result<bool, Failure> {
-    let sql = format!(
-        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
-        quote::literal(database(connection, name)),
-        quote::literal(&name.1)
-    );
-    Ok(text(&connection.ask(sql).await?, 0, 0).is_some())
 }
 
 /// Of one of Pulso's own tables.

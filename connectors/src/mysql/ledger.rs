@@ -185,25 +185,25 @@ impl Ledger {
 
     /// The statement that moves rows which the guard has locked. They are there, so nothing is ever inserted.
     pub(crate) fn advance(&self, attempt: Attempt, rows: &[GuardRow]) -> String {
-        let value = |row: &GuardRow| {
-            let (KeyGroupId { stage, group }, Mark { epoch, hash }) = (row.key_group, row.to);
-            let (job, target) = (self.job, quote::literal(&self.target));
-            format!("('{job}',{target},{stage},{group},{attempt},{epoch},X'{:032x}')", hash.0)
-        };
-        format!(
-            "INSERT INTO pulso_ledger (job, target, stage, key_group, attempt, epoch, hash) VALUES {} \
-             ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), hash = VALUES(hash)",
-            rows.iter().map(value).collect::<Vec<_>>().join(",")
-        )
+        let insert = self.insert(attempt, rows.iter().map(|row| (row.key_group, row.to)));
+        format!("{insert} ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), hash = VALUES(hash)")
     }
 
     /// The statement that makes the rows, once.
-    pub(crate) fn insert(&self, key_groups: &BTreeSet<KeyGroupId>) -> String {
-        let rows: Vec<GuardRow> =
-            key_groups.iter().map(|id| GuardRow { key_group: *id, from: Mark::NOTHING, to: Mark::NOTHING }).collect();
-        let all = self.advance(Attempt(0), &rows);
-        let (insert, _) = all.split_once(" ON DUPLICATE").unwrap_or((&all, ""));
+    pub(crate) fn make(&self, key_groups: &BTreeSet<KeyGroupId>) -> String {
+        let insert = self.insert(Attempt(0), key_groups.iter().map(|id| (*id, Mark::NOTHING)));
         format!("{insert} ON DUPLICATE KEY UPDATE stage = stage")
+    }
+
+    fn insert(&self, attempt: Attempt, rows: impl Iterator<Item = (KeyGroupId, Mark)>) -> String {
+        let target = quote::literal(&self.target);
+        let value = |(KeyGroupId { stage, group }, Mark { epoch, hash }): (KeyGroupId, Mark)| {
+            format!("('{}',{target},{stage},{group},{attempt},{epoch},X'{:032x}')", self.job, hash.0)
+        };
+        format!(
+            "INSERT INTO pulso_ledger (job, target, stage, key_group, attempt, epoch, hash) VALUES {}",
+            rows.map(value).collect::<Vec<_>>().join(",")
+        )
     }
 }
 

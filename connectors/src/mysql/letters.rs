@@ -9,7 +9,7 @@ use super::error::Failure;
 use super::literal::{put_display, put_time};
 use super::quote;
 use super::statement::{Around, Put, send};
-use crate::database::reduce::RowRef;
+use crate::database::reduce::in_order;
 use crate::database::refused::Refused;
 
 const COLUMNS: &str = "(job, job_name, table_name, split, position, record_time, reason, field, `key`, value)";
@@ -44,10 +44,7 @@ pub(crate) async fn write(
     table: &str,
     parts: &[&RecordBatch],
 ) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    for (part, batch) in (0u32..).zip(parts) {
-        rows.extend((0..batch.num_rows() as u32).map(|row| RowRef { part, row }));
-    }
+    let rows = in_order(parts.iter().copied());
     let mut put = |i: usize, out: &mut String| {
         let (batch, row) = (parts[rows[i].part as usize], rows[i].row as usize);
         let text = |i: usize| (!batch.column(i).is_null(row)).then(|| batch.column(i).as_string::<i32>().value(row));
@@ -88,7 +85,7 @@ pub(crate) async fn write_refused(
         out.push(',');
         put_optional(row.column.as_deref(), quote::put_text, out);
         out.push_str(",NULL,");
-        quote::put_bytes(row.row.as_bytes(), out);
+        quote::put_bytes(&row.row, out);
     };
     author.send(connection, "pulso_dead_letters", refused.len(), &mut put).await
 }

@@ -40,13 +40,15 @@ pub(crate) enum Form {
 /// The form for values of `data_type` in a column of this type, if it holds every one of them. `name`: `DATA_TYPE` of the
 /// catalog; `scale`: digits behind the point, of a number or of seconds.
 pub(crate) fn form(data_type: &DataType, name: &str, length: Option<u64>, scale: Option<i64>) -> Option<Form> {
-    let texts = ["char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"];
+    // CHAR loses blanks at the end.
+    let texts = ["varchar", "tinytext", "text", "mediumtext", "longtext", "enum"];
     let micros = scale == Some(6);
     let form = match (data_type, name) {
         (DataType::Boolean, "tinyint" | "bit") => Form::Number,
         (DataType::Int32, "int" | "bigint" | "double" | "decimal") => Form::Number,
         (DataType::Int64, "bigint" | "decimal") => Form::Number,
-        (DataType::Float64, "double") => Form::Number,
+        // DOUBLE(m,d) rounds.
+        (DataType::Float64, "double") if scale.is_none() => Form::Number,
         // A column of fewer digits behind the point would round, silently.
         (DataType::Decimal128(_, wanted @ 0..=MOST_SCALE), "decimal") if scale >= Some(i64::from(*wanted)) => {
             Form::Number

@@ -108,13 +108,8 @@ pub(crate) async fn check_one(
     if !missing.is_empty() {
         return Ok(Err(vec![denied(connection, &name, &missing)]));
     }
-    let keyed = match write {
-        WriteMode::Upsert { newest_by: Some(column), .. } => Some(Keyed::NewestBy(*column)),
-        WriteMode::Upsert { newest_by: None, .. } => Some(Keyed::Upsert),
-        WriteMode::KeepFirst { .. } => Some(Keyed::KeepFirst),
-        WriteMode::Append => None,
-    };
-    let (key, zone, marked) = (write.key().to_vec(), zone.clone(), spec.is_marked(sink));
+    let (key, keyed) = (write.key().to_vec(), Keyed::of(write));
+    let (zone, marked) = (zone.clone(), spec.is_marked(sink));
     Ok(Ok(Table { sink: table.index, name, columns: names, forms, zone, key, keyed, marked, shape }))
 }
 
@@ -240,13 +235,10 @@ fn check_key(
              ALTER TABLE {name} DROP INDEX {other};"
         ));
     }
-    let texts = ["char", "varchar"];
     for f in found.iter().filter(|f| key.iter().any(|column| f.name.eq_ignore_ascii_case(column))) {
         let uuid = table.sink.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&f.name) && is_uuid(c));
-        let Some(collation) = f.collation.as_deref().filter(|_| texts.contains(&f.data_type.as_str()) && !uuid) else {
-            continue;
-        };
-        if !is_exact(collation) {
+        let collation = f.collation.as_deref().filter(|_| !uuid);
+        if let Some(collation) = collation.filter(|collation| !is_exact(collation)) {
             let (column, exact) = (quote::identifier(&f.name), exact_collation(&connection.facts));
             wrong.push(format!(
                 "column {column} is part of the key and compares by {collation}, which takes different texts for equal; \

@@ -2,28 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use pulso_core::ids::Epoch;
 use pulso_core::ledger::{GuardRow, Step};
 use pulso_core::worker::Outcome;
-use pulso_dataflow::batch::{SinkRows, TargetRows};
+use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::DeadLettersTo;
 
 use super::connect::Connection;
-use super::error::{DEADLOCK, Failure, Kind, LOCK_WAIT_TIMEOUT, READ_ONLY};
+use super::error::{DEADLOCK, Failure, Kind, LOCK_WAIT_TIMEOUT};
 use super::letters;
 use super::quote;
-use super::table::{Table, ask_shape, shape};
+use super::table::{ask_shape, shape};
 use super::write::{Setback, SinkWriter};
 use super::writer::MySqlWriter;
+use crate::database::held::{Counts, Held};
 use crate::database::refused::Refused;
-
-/// Rows that a transaction has, and how many of them were refused.
-#[derive(Debug, Default)]
-struct Counts {
-    rows: u64,
-    refused: u64,
-}
 
 impl MySqlWriter {
     /// Tries until the transaction is committed or that is up to somebody else. `Err` only where the connection is gone.
@@ -96,7 +89,11 @@ impl MySqlWriter {
         bisect: bool,
     ) -> Result<Counts, Setback> {
         let connection = self.connection.as_ref().ok_or_else(no_connection)?;
-        let (mut counts, mut guard, mut shapes) = (Counts::default(), &[][..], Vec::new());
+        // From the guard on the ledger's rows are locked: what needs no database is done before.
+        let held = Held::of(steps, outputs);
+        let sinks = held.by_table(&self.tables, |table| table.sink)?.into_iter();
+        let sinks = sinks.map(|(table, parts)| SinkWriter::new(table, parts)).collect::<Result<Vec<_>, _>>()?;
+        let (mut counts, mut guard) = (Counts::default(), &[][..]);
         for step in steps {
             match step {
                 // Goes with the guard.
@@ -107,14 +104,9 @@ impl MySqlWriter {
                         return Err(Setback::GuardMissed);
                     }
                 }
-                Step::Rows(epochs) => {
-                    let rows = Rows::new(epochs, outputs);
-                    let sinks = rows.sinks(&self.tables)?;
-                    counts = self.write_rows(connection, &rows, &sinks, bisect).await?;
-                    shapes = sinks.iter().map(|sink| sink.table).collect();
-                }
+                Step::Rows(_) => counts = self.write_rows(connection, &held, &sinks, bisect).await?,
                 Step::Commit => {
-                    self.advance(connection, guard, &shapes).await?;
+                    self.advance(connection, guard, &sinks).await?;
                     connection.run("COMMIT").await.map_err(of_commit)?;
                     return Ok(counts);
                 }
@@ -125,18 +117,23 @@ impl MySqlWriter {
 
     /// Moves the ledger's rows, and looks whether the tables are what they were: those written to stay so until the end of
     /// the transaction.
-    async fn advance(&self, connection: &Connection, guard: &[GuardRow], written: &[&Table]) -> Result<(), Setback> {
+    async fn advance(
+        &self,
+        connection: &Connection,
+        guard: &[GuardRow],
+        written: &[SinkWriter<'_>],
+    ) -> Result<(), Setback> {
         let mut statements: Vec<String> = Vec::new();
         if !guard.is_empty() {
             statements.push(self.ledger.advance(self.attempt, guard));
         }
-        statements.extend(written.iter().map(|table| ask_shape(&table.name)));
+        statements.extend(written.iter().map(|sink| ask_shape(&sink.table.name)));
         if statements.is_empty() {
             return Ok(());
         }
         let found = connection.ask(statements.join("; ")).await.map_err(|failure| failure.during("the ledger"))?;
-        let is_same = |(table, rows): (&&Table, &super::connect::RowSet)| {
-            rows.first().is_some_and(|row| shape(row) == table.shape)
+        let is_same = |(sink, rows): (&SinkWriter<'_>, &super::connect::RowSet)| {
+            rows.first().is_some_and(|row| shape(row) == sink.table.shape)
         };
         if found.len() == written.len() && written.iter().zip(&found).all(is_same) {
             return Ok(());
@@ -148,15 +145,14 @@ impl MySqlWriter {
     async fn write_rows(
         &self,
         connection: &Connection,
-        rows: &Rows<'_>,
+        held: &Held<'_>,
         sinks: &[SinkWriter<'_>],
         bisect: bool,
     ) -> Result<Counts, Setback> {
-        let count = rows.0.iter().map(|rows| rows.rows_count() as u64).sum();
         let mut refused: Vec<Refused> = Vec::new();
         for sink in sinks {
             if bisect {
-                sink.write_what_is_taken(connection, (&self.share, count), &mut refused).await?;
+                sink.write_what_is_taken(connection, (&self.share, held.count()), &mut refused).await?;
             } else {
                 sink.write(connection).await?;
             }
@@ -167,41 +163,9 @@ impl MySqlWriter {
             DeadLettersTo::Table(table) => quote::table(table),
             DeadLettersTo::Topic(_) | DeadLettersTo::Files => String::new(),
         };
-        letters::write(connection, author, &table, &rows.letters()).await?;
+        letters::write(connection, author, &table, &held.letters()).await?;
         letters::write_refused(connection, author, &refused).await?;
-        if let Some(first) = refused.first() {
-            let (count, table) = (refused.len(), &first.table);
-            tracing::warn!(job = %author.job, count, %table, reason = %first.reason, "rows refused, kept as dead letters");
-        }
-        Ok(Counts { rows: count, refused: refused.len() as u64 })
-    }
-}
-
-/// The rows of all epochs of one transaction.
-struct Rows<'a>(Vec<&'a TargetRows>);
-
-impl<'a> Rows<'a> {
-    fn new(epochs: &[Epoch], outputs: &'a [(Epoch, TargetRows)]) -> Self {
-        let of = |epoch: &Epoch| {
-            let epoch = *epoch;
-            outputs.iter().filter(move |(of, _)| *of == epoch).map(|(_, rows)| rows)
-        };
-        Self(epochs.iter().flat_map(of).collect())
-    }
-
-    fn letters(&self) -> Vec<&'a RecordBatch> {
-        self.0.iter().filter_map(|rows| rows.letters.as_ref()).collect()
-    }
-
-    /// In file order; only sinks that have rows.
-    fn sinks(&self, tables: &'a [Table]) -> Result<Vec<SinkWriter<'a>>, Failure> {
-        let all = || self.0.iter().flat_map(|rows| &rows.sinks);
-        if let Some(rows) = all().find(|rows| !tables.iter().any(|table| table.sink == rows.sink)) {
-            return Err(Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)));
-        }
-        let parts = |table: &Table| all().filter(|rows| rows.sink == table.sink).collect::<Vec<&SinkRows>>();
-        let with_rows = tables.iter().map(|table| (table, parts(table))).filter(|(_, parts)| !parts.is_empty());
-        with_rows.map(|(table, parts)| SinkWriter::new(table, parts)).collect()
+        Ok(held.counts(author.job, &refused))
     }
 }
 
@@ -209,8 +173,6 @@ impl<'a> Rows<'a> {
 fn given_up(failure: Failure) -> Result<Outcome, Failure> {
     let reason = failure.text.clone();
     match failure.kind {
-        // A server that became a replica: the one to write to is elsewhere, a new connection finds it.
-        Kind::Retry if READ_ONLY.contains(&failure.code.as_str()) => Err(Failure::lost(reason)),
         Kind::Retry => Ok(Outcome::RolledBack { reason }),
         Kind::ConnectionLost => Err(failure),
         // Refused although every row was tried by itself: what is refused is a dead letter, and those must not be lost.

@@ -1,6 +1,6 @@
 //! The rows of one transaction, table by table; row by row only where the database refused some.
 
-use pulso_dataflow::batch::{Change, SinkRows};
+use pulso_dataflow::batch::SinkRows;
 
 use super::connect::Connection;
 use super::error::{Failure, Kind};
@@ -46,6 +46,8 @@ pub(crate) struct SinkWriter<'a> {
     all: Vec<Literals<'a>>,
     keys: Vec<Literals<'a>>,
     fates: Fates,
+    /// What stands before rows that are written, and behind them.
+    around: (String, String),
 }
 
 impl<'a> SinkWriter<'a> {
@@ -53,7 +55,7 @@ impl<'a> SinkWriter<'a> {
         let invalid = |text: String| Failure::fatal(format!("table {}: {text}", table.name));
         // Nothing is new for certain: one statement inserts and overwrites.
         let fates = match &table.keyed {
-            None => Fates { new: reduce::in_order(&parts), ..Fates::default() },
+            None => Fates { new: reduce::in_order(parts.iter().map(|part| &part.batch)), ..Fates::default() },
             Some(keyed) => reduce::reduce(&table.key, keyed, &parts, true).map_err(|e| invalid(e.to_string()))?,
         };
         let columns = |indexes: Vec<usize>| -> Result<Vec<Literals<'a>>, Failure> {
@@ -63,7 +65,8 @@ impl<'a> SinkWriter<'a> {
             parts.iter().map(|part| literals(part).map_err(invalid)).collect()
         };
         let (all, keys) = (columns((0..table.columns.len()).collect())?, columns(table.key.clone())?);
-        Ok(Self { table, parts, all, keys, fates })
+        let around = (table.insert(), table.on_duplicate());
+        Ok(Self { table, parts, all, keys, fates, around })
     }
 
     /// Deletes first: a row that goes may stand in the way of one that comes. New rows of a keyed table are those with a
@@ -120,18 +123,14 @@ impl<'a> SinkWriter<'a> {
                     }
                     out.push(')');
                 };
-                let (head, tail) = (self.table.insert(), self.table.on_duplicate());
-                send(connection, &Around { head: &head, between: ",", tail: &tail }, rows.len(), &mut put).await
+                let (head, tail) = (&*self.around.0, &*self.around.1);
+                send(connection, &Around { head, between: ",", tail }, rows.len(), &mut put).await
             }
         }
     }
 
     fn mark(&self, at: RowRef) -> Option<&'static str> {
-        match self.parts[at.part as usize].changes.get(at.row as usize) {
-            Some(Change::Correction) => Some("correction"),
-            Some(Change::Delete) => Some("delete"),
-            Some(Change::Insert) | None => None,
-        }
+        self.parts[at.part as usize].changes.get(at.row as usize)?.mark()
     }
 
     /// Writes what the database takes of these rows. A savepoint before each half: going back to it keeps the guard.

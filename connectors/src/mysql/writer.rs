@@ -11,7 +11,7 @@ use pulso_job::spec::{JobSpec, TableSink, TargetKind};
 
 use super::address::Address;
 use super::connect::Connection;
-use super::error::{Failure, READ_ONLY};
+use super::error::Failure;
 use super::ledger::{Ledger, Reach};
 use super::table::Table;
 use super::transaction::no_connection;
@@ -156,9 +156,8 @@ impl MySqlWriter {
     fn end<T>(&mut self, done: Result<T, Failure>) -> Result<T, TargetError> {
         self.busy = false;
         done.map_err(|failure| {
-            let read_only = READ_ONLY.contains(&failure.code.as_str());
             let error = TargetError::from(failure);
-            if read_only || matches!(error, TargetError::ConnectionLost { .. }) {
+            if matches!(error, TargetError::ConnectionLost { .. }) {
                 self.connection = None;
             }
             error

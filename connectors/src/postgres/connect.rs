@@ -268,7 +268,7 @@ impl Connection {
         answered(self.client.execute(sql, &[])).await.map(drop)
     }
 
-    /// Values as text until so many bytes are together, and whether rows were left.
+    /// Values as text, of so many bytes together at most, and whether rows were left.
     pub(crate) async fn first_rows(
         &self,
         sql: &str,
@@ -279,12 +279,12 @@ impl Connection {
         let mut stream = pin!(stream);
         while let Some(message) = answered(stream.try_next()).await? {
             let SimpleQueryMessage::Row(row) = message else { continue };
+            let values = || (0..row.len()).map(|i| row.get(i));
+            held += values().flatten().map(str::len).sum::<usize>();
             if held > bytes {
                 return Ok((rows, true));
             }
-            let values: Vec<Option<String>> = (0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect();
-            held += values.iter().flatten().map(String::len).sum::<usize>();
-            rows.push(values);
+            rows.push(values().map(|value| value.map(str::to_owned)).collect());
         }
         Ok((rows, false))
     }

@@ -9,7 +9,6 @@ pub(crate) use crate::database::{Failure, Kind};
 
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
-pub(crate) const READ_ONLY: &str = "25006";
 /// A value or a row that has not the binary form of its column or table: ours is wrong, not the record.
 pub(crate) const MALFORMED: [&str; 2] = ["22P03", "22P04"];
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
@@ -70,9 +69,10 @@ pub(crate) fn kind(code: &str) -> Kind {
         // 54000 is an index entry too large: a row's fault. 21000: two keys that the table takes for one.
         (_, "P0001" | "54000" | "21000" | "44000") | ("22" | "23", _) => Kind::Refused,
         // What other sessions and the server's load do, or a person who cancels a statement.
-        ("40" | "53" | "55", _) | (_, READ_ONLY | "57014" | "57P03" | "58030") => Kind::Retry,
+        ("40" | "53" | "55", _) | (_, "57014" | "57P03" | "58030") => Kind::Retry,
         // 26000: a prepared statement is gone, so this is not the session that it was.
-        ("08" | "57", _) | (_, "25P02" | "25P03" | "26000") => Kind::ConnectionLost,
+        // 25006: a server that became a standby; the one to write to is elsewhere, and a new connection finds it.
+        ("08" | "57", _) | (_, "25006" | "25P02" | "25P03" | "26000") => Kind::ConnectionLost,
         _ => Kind::Fatal,
     }
 }
@@ -135,7 +135,7 @@ mod tests {
             ("22P04", Kind::Fatal),
             ("23502", Kind::Refused),
             ("23505", Kind::Refused),
-            ("25006", Kind::Retry),
+            ("25006", Kind::ConnectionLost),
             ("25P03", Kind::ConnectionLost),
             ("26000", Kind::ConnectionLost),
             ("28P01", Kind::Fatal),

@@ -12,7 +12,7 @@ use super::copy::fill;
 use super::encode::{optional_bytes, optional_i64, optional_text, row_start, timestamp};
 use super::error::Failure;
 use super::write::Setback;
-use crate::database::reduce::RowRef;
+use crate::database::reduce::{RowRef, in_order};
 use crate::database::refused::Refused;
 
 const COLUMNS: &str = "job, job_name, table_name, split, position, record_time, reason, field, key, value";
@@ -45,10 +45,7 @@ pub(crate) async fn write(
     table: &str,
     parts: &[&RecordBatch],
 ) -> Result<(), Setback> {
-    let mut rows = Vec::new();
-    for (part, batch) in (0u32..).zip(parts) {
-        rows.extend((0..batch.num_rows() as u32).map(|row| RowRef { part, row }));
-    }
+    let rows = in_order(parts.iter().copied());
     if rows.is_empty() {
         return Ok(());
     }
@@ -94,7 +91,7 @@ pub(crate) async fn write_refused(
         optional_text(out, Some(&row.reason));
         optional_text(out, row.column.as_deref());
         optional_bytes(out, None);
-        optional_bytes(out, Some(row.row.as_bytes()));
+        optional_bytes(out, Some(&row.row));
     };
     let started = ahead.start(connection, &sql).await?;
     write_started(started, &rows, put).await

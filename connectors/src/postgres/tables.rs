@@ -127,14 +127,8 @@ pub(crate) async fn check_one(
     if !wrong.is_empty() {
         return Ok(Err(wrong));
     }
-    let keyed = match write {
-        WriteMode::Upsert { newest_by: Some(column), .. } => Some(Keyed::NewestBy(*column)),
-        WriteMode::Upsert { newest_by: None, .. } => Some(Keyed::Upsert),
-        WriteMode::KeepFirst { .. } => Some(Keyed::KeepFirst),
-        WriteMode::Append => None,
-    };
     let columns = sink.columns.iter().map(|column| column.name.clone()).collect();
-    let (key, zone) = (write.key().to_vec(), zone.clone());
+    let (key, keyed, zone) = (write.key().to_vec(), Keyed::of(write), zone.clone());
     Ok(Ok(Table { sink: table.index, name, columns, wires, zone, key, keyed, marked, shape }))
 }
 

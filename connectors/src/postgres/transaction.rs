@@ -3,33 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use pulso_core::ids::Epoch;
 use pulso_core::ledger::Step;
 use pulso_core::worker::Outcome;
-use pulso_dataflow::batch::{SinkRows, TargetRows};
+use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::DeadLettersTo;
 
 use super::ahead::{Ahead, Expected};
-use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED, READ_ONLY};
+use super::error::{Failure, Kind, LOCK_NOT_AVAILABLE, MALFORMED};
 use super::letters;
 use super::quote;
-use super::table::Table;
 use super::write::{Mode, Setback, SinkWriter};
 use super::writer::PostgresWriter;
+use crate::database::held::{Counts, Held};
 use crate::database::refused::Refused;
 
 /// A constraint that waits for COMMIT would be refused there, where no row can be told from another.
 const BEGIN: [&str; 2] = ["BEGIN", "SET CONSTRAINTS ALL IMMEDIATE"];
 /// How long a sink whose COPY met a key goes by staging before COPY is tried again.
 const STAGED_FOR: Duration = Duration::from_secs(30);
-
-/// Rows that a transaction has, and how many of them were refused.
-#[derive(Debug, Default)]
-struct Counts {
-    rows: u64,
-    refused: u64,
-}
 
 impl PostgresWriter {
     /// Tries until the transaction is committed or that is up to somebody else. `Err` only where the connection is gone.
@@ -122,8 +114,6 @@ impl PostgresWriter {
     async fn given_up(&mut self, failure: Failure) -> Result<Outcome, Failure> {
         let reason = failure.text.clone();
         match failure.kind {
-            // A server that became a standby: the one to write to is elsewhere, a new connection finds it.
-            Kind::Retry if failure.code == READ_ONLY => Err(Failure::lost(reason)),
             Kind::Retry => {
                 if failure.code == LOCK_NOT_AVAILABLE {
                     let attempt = self.attempt;
@@ -165,7 +155,7 @@ impl PostgresWriter {
                     let expected = Expected::Guarded(rows.len() as u64);
                     ahead.expect(self.ledger.guard(self.attempt, rows), "the ledger's guard", expected);
                 }
-                Step::Rows(epochs) => counts = self.write_rows(epochs, outputs, mode, ahead).await?,
+                Step::Rows(_) => counts = self.write_rows(&Held::of(steps, outputs), mode, ahead).await?,
                 Step::Commit => {
                     let connection = self.connected()?;
                     // The guard was seen to be right; of other statements a failure is enough for COMMIT not to run.
@@ -183,26 +173,15 @@ impl PostgresWriter {
 
     /// Table by table in file order, then dead letters. Nothing is sent before all rows are reduced: from the guard on,
     /// the ledger's rows are locked.
-    async fn write_rows(
-        &mut self,
-        epochs: &[Epoch],
-        outputs: &[(Epoch, TargetRows)],
-        mode: &Mode,
-        ahead: &mut Ahead,
-    ) -> Result<Counts, Setback> {
-        let of_epochs: Vec<&TargetRows> = epochs
-            .iter()
-            .flat_map(|epoch| outputs.iter().filter(move |(of, _)| of == epoch))
-            .map(|(_, rows)| rows)
-            .collect();
-        let rows = of_epochs.iter().map(|rows| rows.rows_count() as u64).sum();
-        let letters: Vec<&RecordBatch> = of_epochs.iter().filter_map(|rows| rows.letters.as_ref()).collect();
+    async fn write_rows(&mut self, held: &Held<'_>, mode: &Mode, ahead: &mut Ahead) -> Result<Counts, Setback> {
         // Empty where they go to another target: then there are none.
         let letters_table = match &self.spec.dead_letter.to {
             DeadLettersTo::Table(table) => quote::table(table),
             DeadLettersTo::Topic(_) | DeadLettersTo::Files => String::new(),
         };
-        let sinks = sink_writers(&self.tables, &of_epochs, mode)?;
+        let sinks = held.by_table(&self.tables, |table| table.sink)?.into_iter();
+        let sinks = sinks.map(|(table, parts)| SinkWriter::new(table, parts, mode)).collect::<Result<Vec<_>, _>>()?;
+        let letters = held.letters();
 
         let connection = self.connection.as_mut().ok_or_else(no_connection)?;
         let mut locked: Vec<&str> = sinks.iter().map(SinkWriter::table).collect();
@@ -216,7 +195,7 @@ impl PostgresWriter {
         let mut refused: Vec<Refused> = Vec::new();
         for sink in &sinks {
             if mode.bisect {
-                sink.write_what_is_taken(connection, (&self.share, rows), &mut refused).await?;
+                sink.write_what_is_taken(connection, (&self.share, held.count()), &mut refused).await?;
             } else {
                 sink.write(connection, ahead).await?;
             }
@@ -224,27 +203,8 @@ impl PostgresWriter {
         let author = letters::Author { job: self.ledger.job, name: &self.spec.name };
         letters::write(connection, ahead, author, &letters_table, &letters).await?;
         letters::write_refused(connection, ahead, author, &refused).await?;
-        if let Some(first) = refused.first() {
-            let (count, table) = (refused.len(), &first.table);
-            tracing::warn!(job = %author.job, count, %table, reason = %first.reason, "rows refused, kept as dead letters");
-        }
-        Ok(Counts { rows, refused: refused.len() as u64 })
+        Ok(held.counts(author.job, &refused))
     }
-}
-
-/// In file order; only sinks that have rows.
-fn sink_writers<'a>(
-    tables: &'a [Table],
-    of_epochs: &[&'a TargetRows],
-    mode: &Mode,
-) -> Result<Vec<SinkWriter<'a>>, Failure> {
-    let all = || of_epochs.iter().flat_map(|rows| &rows.sinks);
-    if let Some(rows) = all().find(|rows| !tables.iter().any(|table| table.sink == rows.sink)) {
-        return Err(Failure::fatal(format!("there are rows for sink {}, which is not of this target", rows.sink)));
-    }
-    let parts = |table: &Table| all().filter(|rows| rows.sink == table.sink).collect::<Vec<&SinkRows>>();
-    let with_rows = tables.iter().map(|table| (table, parts(table))).filter(|(_, parts)| !parts.is_empty());
-    with_rows.map(|(table, parts)| SinkWriter::new(table, parts, mode)).collect()
 }
 
 /// Here a lock is waited for in vain without a COPY under way. Of a partitioned table the COPY locks only the partitions

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::BytesMut;
-use pulso_dataflow::batch::{Change, SinkRows};
+use pulso_dataflow::batch::SinkRows;
 
 use super::ahead::{Ahead, Expected};
 use super::connect::Connection;
@@ -73,7 +73,7 @@ impl<'a> SinkWriter<'a> {
         let staged = mode.staged.contains(&table.sink);
         let invalid = |text: String| Failure::fatal(format!("table {}: {text}", table.name));
         let fates = match &table.keyed {
-            None => Fates { new: reduce::in_order(&parts), ..Fates::default() },
+            None => Fates { new: reduce::in_order(parts.iter().map(|part| &part.batch)), ..Fates::default() },
             Some(keyed) => reduce::reduce(&table.key, keyed, &parts, staged).map_err(|e| invalid(e.to_string()))?,
         };
         let columns = |indexes: Vec<usize>| -> Result<Vec<Encoder<'a>>, Failure> {
@@ -194,11 +194,7 @@ impl<'a> SinkWriter<'a> {
     }
 
     fn mark(&self, at: RowRef) -> Option<&'static str> {
-        match self.parts[at.part as usize].changes.get(at.row as usize) {
-            Some(Change::Correction) => Some("correction"),
-            Some(Change::Delete) => Some("delete"),
-            Some(Change::Insert) | None => None,
-        }
+        self.parts[at.part as usize].changes.get(at.row as usize)?.mark()
     }
 
     fn setback(&self, part: Part, failure: Failure) -> Setback {

@@ -11,7 +11,7 @@ use pulso_dataflow::batch::TargetRows;
 use pulso_job::spec::{JobSpec, TableSink, TargetKind};
 
 use super::connect::{Address, Connection, application_name};
-use super::error::{Failure, LOCK_NOT_AVAILABLE, READ_ONLY};
+use super::error::{Failure, LOCK_NOT_AVAILABLE};
 use super::ledger::Ledger;
 use super::table::Table;
 use super::tables;
@@ -169,9 +169,8 @@ impl PostgresWriter {
     fn end<T>(&mut self, done: Result<T, Failure>) -> Result<T, TargetError> {
         self.busy = false;
         done.map_err(|failure| {
-            let error = TargetError::from(failure.clone());
-            let read_only = failure.code == READ_ONLY;
-            if read_only || matches!(error, TargetError::ConnectionLost { .. }) {
+            let error = TargetError::from(failure);
+            if matches!(error, TargetError::ConnectionLost { .. }) {
                 self.connection = None;
             }
             error

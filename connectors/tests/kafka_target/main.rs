@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
 mod messages;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "tests of databases need the rest")]
+mod shared;
 mod support;
 mod takeover;
 mod trouble;

@@ -11,11 +11,11 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use uuid::Uuid;
 
-use super::support::{PATIENCE, Writer, client, committed, job, kv};
+use super::support::{PATIENCE, Writer, client, committed, job, kv, writer_of};
 
 pub(crate) async fn rows_become_messages(brokers: &str) {
     let (id, spec) = (JobId(Uuid::new_v4()), job(brokers, "rows"));
-    let mut writer = Writer::of(id, &spec, &[0, 1, 2]);
+    let mut writer = writer_of(id, &spec, &[0, 1, 2]);
     assert_eq!(writer.take_over(1, true).await.unwrap(), writer.all_at(1, 0));
     let many: Vec<String> = (0..40).map(|i| format!("k{i}")).collect();
     let inserts: Vec<_> = many.iter().map(|key| (key.as_str(), Some(1), Change::Insert)).collect();
@@ -81,7 +81,7 @@ async fn the_ledger_is_compacted(brokers: &str, topic: &str) {
 
 pub(crate) async fn dead_letters_keep_the_record(brokers: &str) {
     let (id, spec) = (JobId(Uuid::new_v4()), job(brokers, "letters"));
-    let mut writer = Writer::of(id, &spec, &[0]);
+    let mut writer = writer_of(id, &spec, &[0]);
     writer.take_over(1, true).await.unwrap();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt16Array::from(vec![0, 0])),
@@ -114,7 +114,7 @@ pub(crate) async fn what_is_too_large_is_kept_elsewhere(brokers: &str) {
     let small = NewTopic::new("small", 1, TopicReplication::Fixed(1)).set("max.message.bytes", "3000");
     assert!(admin.create_topics([&small], &AdminOptions::new()).await.unwrap().iter().all(Result::is_ok));
     let (id, spec) = (JobId(Uuid::new_v4()), job(brokers, "small"));
-    let mut writer = Writer::of(id, &spec, &[0]);
+    let mut writer = writer_of(id, &spec, &[0]);
     writer.take_over(1, true).await.unwrap();
     // Together they are larger than a batch of that topic may be.
     let fits: Vec<String> = (0..50).map(|i| format!("{i}{}", random_text(1_000))).collect();

@@ -10,11 +10,11 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use uuid::Uuid;
 
-use super::support::{PATIENCE, Writer, client, job, one, values};
+use super::support::{PATIENCE, client, job, one, values, writer_of};
 
 pub(crate) async fn missing_topics_are_told(brokers: &str) {
     let (id, spec) = (JobId(Uuid::new_v4()), job(brokers, "missing"));
-    let mut writer = Writer::of(id, &spec, &[0, 1]);
+    let mut writer = writer_of(id, &spec, &[0, 1]);
     let Err(TargetError::Fatal { reason }) = writer.take_over(1, false).await else { panic!("no topic") };
     assert!(reason.contains("kafka-topics.sh") && reason.contains("--topic missing"), "{reason}");
     writer.take_over(1, true).await.unwrap();
@@ -24,7 +24,7 @@ pub(crate) async fn missing_topics_are_told(brokers: &str) {
     let admin: AdminClient<DefaultClientContext> = client(brokers).create().unwrap();
     let ledger = format!("pulso-ledger-{id}-kafka");
     assert!(admin.delete_topics(&[&ledger], &AdminOptions::new()).await.unwrap()[0].is_ok());
-    let mut heir = Writer::of(id, &spec, &[0, 1]);
+    let mut heir = writer_of(id, &spec, &[0, 1]);
     assert_eq!(heir.take_over(2, false).await.unwrap(), [(0, None), (1, None)].into());
     let nothing = heir.read().await;
     assert!(matches!(nothing, Err(TargetError::ConnectionLost { .. })), "{nothing:?}");
@@ -33,7 +33,7 @@ pub(crate) async fn missing_topics_are_told(brokers: &str) {
 pub(crate) async fn a_broker_that_restarts_is_waited_for(kafka: &mut Kafka) {
     let brokers = kafka.brokers().to_owned();
     let (id, spec) = (JobId(Uuid::new_v4()), job(&brokers, "restart"));
-    let mut writer = Writer::of(id, &spec, &[0, 1]);
+    let mut writer = writer_of(id, &spec, &[0, 1]);
     writer.take_over(1, true).await.unwrap();
     writer.commit(vec![one(1)]).await;
     kafka.kill().await.unwrap();

@@ -1,8 +1,10 @@
 //! The writer against a real MariaDB, one server for all tests, a database for each.
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+#[path = "../cases/mod.rs"]
+mod cases;
 mod inspect;
-#[path = "../postgres/proxy.rs"]
+#[path = "../support/proxy.rs"]
 mod proxy;
 mod refused;
 #[path = "../support/mod.rs"]
@@ -10,6 +12,6 @@ mod shared;
 mod support;
 mod tables;
 mod takeover;
+mod tls;
 mod types;
-mod unknown;
 mod writes;

@@ -10,6 +10,31 @@ use tokio::sync::Mutex;
 
 pub(crate) use crate::shared::*;
 
+// How this database says what `cases` need.
+pub(crate) const SCHEMA: &str = "";
+pub(crate) const LEDGER: &str = "pulso_ledger";
+pub(crate) const LETTERS: &str = "pulso_dead_letters";
+pub(crate) const LETTERS_OF_INPUT: &str =
+    "select split, position, record_time, reason, field, hex(`key`), hex(value), table_name from `bad vitals`
+     order by split";
+/// Of a dead letter, as text.
+pub(crate) const VALUE: &str = "convert(value using utf8mb4)";
+/// Type of a text that may be a key.
+pub(crate) const KEY: &str = "varchar(20) collate utf8mb4_nopad_bin";
+pub(crate) const CREATE_KV: &str = "CREATE TABLE `kv` (`k` VARCHAR(768) NOT NULL, `v` BIGINT, PRIMARY KEY (`k`))";
+/// Bytes that only a flight of rows holds, and one with COMMIT.
+pub(crate) const WRITING: &[u8] = b"INSERT INTO `kv`";
+pub(crate) const COMMIT: &[u8] = b"\x03COMMIT";
+pub(crate) const LOCK_KV: &str = "lock tables kv write";
+pub(crate) const UNLOCK: &str = "unlock tables";
+/// What is said of a lock that did not come in time, of a session that was ended, and of a write where none is taken.
+pub(crate) const LOCKED: &str = "1205";
+pub(crate) const ENDED: &str = "connection closed";
+pub(crate) const READ_ONLY: &str = "1792";
+/// From the transaction on that follows one with a 7, the session writes nothing.
+pub(crate) const READ_ONLY_AFTER_7: &str = "create trigger turn before insert on kv for each row
+    begin if new.v = 7 then set session tx_read_only = 1; end if; end";
+
 pub(crate) struct Server {
     // Dropped before its folder goes.
     mariadb: MariaDb,
@@ -61,13 +86,26 @@ impl Database {
 
     /// The same database through another port.
     pub(crate) fn url_by(&self, port: u16) -> String {
-        format!("mysql://root@127.0.0.1:{port}/{}?ssl-mode=disabled", self.name)
+        url_at(port, &self.name)
     }
+
+    pub(crate) async fn end_the_writers_session(&self) {
+        let number = self.text("select is_used_lock(session) from pulso_ledger limit 1").await;
+        self.query(&format!("kill connection {number}")).await;
+    }
+}
+
+pub(crate) fn url_at(port: u16, database: &str) -> String {
+    format!("mysql://root@127.0.0.1:{port}/{database}?ssl-mode=disabled")
 }
 
 /// A client of the test's own, not of the code that is tested.
 pub(crate) async fn client(url: &str) -> Conn {
     Conn::new(mysql_async::Opts::from_url(url).unwrap()).await.unwrap()
+}
+
+pub(crate) async fn run(client: &mut Conn, sql: &str) {
+    client.query_drop(sql).await.unwrap();
 }
 
 pub(crate) async fn query(url: &str, sql: &str) -> Vec<Vec<String>> {

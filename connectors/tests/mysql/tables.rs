@@ -1,22 +1,11 @@
 //! Tables that are made, and tables that will not do: the message holds the statement that mends it.
 
-use std::sync::Arc;
-
-use pulso_connectors::mysql::MySqlWriter;
 use pulso_connectors::target::TargetError;
-use pulso_core::ids::{JobId, TargetId};
 use pulso_dataflow::batch::Change;
-use pulso_job::spec::{FieldType, JobSpec, SinkTo, TimestampText, WriteMode};
-use uuid::Uuid;
+use pulso_job::spec::{FieldType, TimestampText, WriteMode};
 
-use crate::support::{Database, Writer, field, group, job, key_value, kv, query, sink, upsert};
-
-async fn refused(spec: &JobSpec) -> String {
-    match Writer::of(spec, &[0]).take_over(1, true).await {
-        Err(TargetError::Fatal { reason }) => reason,
-        other => panic!("{other:?}"),
-    }
-}
+use crate::cases::tables::refused;
+use crate::support::{Database, Writer, field, job, key_value, kv, query, sink, upsert};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_made_from_the_job() {
@@ -50,33 +39,6 @@ async fn tables_are_made_from_the_job() {
         database.text("select column_type from information_schema.columns where table_schema = database() and table_name = 'kv' and column_name = 'k'").await,
         "varchar(768)"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn several_writers_may_make_the_same_things_at_once() {
-    let database = Database::create().await;
-    let spec = key_value(&database.url, upsert());
-    let mut writers: Vec<Writer> = (0..4).map(|group| Writer::of(&spec, &[group])).collect();
-    let all = futures::future::join_all(writers.iter_mut().map(|writer| writer.take_over(1, true))).await;
-    assert!(all.iter().all(Result::is_ok), "{all:?}");
-    assert_eq!(database.text("select count(*) from pulso_ledger where attempt = 1").await, "4");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_table_comes_with_its_statement() {
-    let database = Database::create().await;
-    let mut spec = key_value(&database.url, upsert());
-    let SinkTo::Table(table) = &mut spec.sinks[0].to else { panic!("a table") };
-    table.create = false;
-    let reason = refused(&spec).await;
-    let statement = reason.split_once("must run: ").unwrap().1.to_owned();
-    assert!(
-        statement.starts_with("CREATE TABLE `kv` (`k` VARCHAR(768) NOT NULL, `v` BIGINT, PRIMARY KEY (`k`))"),
-        "{statement}"
-    );
-    database.query(&statement).await;
-    let mut writer = Writer::first(&spec).await;
-    writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +85,11 @@ async fn tables_that_will_not_do_are_refused() {
             "create table kv (k varchar(9) collate utf8mb4_bin primary key, v bigint)".to_owned(),
             "compares by utf8mb4_bin",
         ),
+        (format!("create table kv (k char(9) {exact} primary key, v bigint)"), "column `k` is char(9)"),
+        (
+            "create table kv (k enum('a', 'b') collate utf8mb4_general_ci primary key, v bigint)".to_owned(),
+            "compares by utf8mb4_general_ci",
+        ),
     ];
     for (statement, expected) in cases {
         let database = Database::create().await;
@@ -144,31 +111,16 @@ async fn tables_that_will_not_do_are_refused() {
         assert_eq!(database.text("select k, v from kv").await, "a|2");
     }
     let database = Database::create().await;
-    database.query("create table kv (k text, v bigint, m decimal(10,1), at datetime)").await;
+    database.query("create table kv (k text, v bigint, m decimal(10,1), at datetime, f double(10,2))").await;
     let mut spec = key_value(&database.url, WriteMode::Append);
     spec.fields.push(field("m", FieldType::Decimal { precision: 10, scale: 2 }, false));
     spec.fields.push(field("at", FieldType::Timestamp(TimestampText::Epoch { per_second: 1 }), false));
+    spec.fields.push(field("f", FieldType::Float64, false));
     let spec = job(&database.url, spec.fields.clone(), vec![sink("kv", &spec.fields, WriteMode::Append)]);
     let reason = refused(&spec).await;
     assert!(reason.contains("column `m` is decimal(10,1), which does not hold every DECIMAL(10,2)"), "{reason}");
     assert!(reason.contains("column `at` is datetime, which does not hold every DATETIME(6)"), "{reason}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_has_one_owner() {
-    let database = Database::create().await;
-    let spec = key_value(&database.url, upsert());
-    Writer::first(&spec).await;
-    let other = JobId(Uuid::from_u128(2));
-    let mut second = MySqlWriter::new(other, TargetId(0), Arc::new(spec)).unwrap();
-    let groups = [group(0)].into();
-    let Err(TargetError::Fatal { reason }) = second.take_over(pulso_core::ids::Attempt(1), &groups, true).await else {
-        panic!("another job took the table");
-    };
-    assert!(reason.contains("belongs to job vitals"), "{reason}");
-    let statement = reason.split_once("free: ").unwrap().1;
-    database.query(statement).await;
-    second.take_over(pulso_core::ids::Attempt(1), &groups, true).await.unwrap();
+    assert!(reason.contains("column `f` is double(10,2), which does not hold every DOUBLE"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

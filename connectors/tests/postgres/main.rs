@@ -1,8 +1,12 @@
 //! The writer against a real PostgreSQL, one server for all tests, a database for each.
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+#[path = "../cases/mod.rs"]
+mod cases;
 mod inspect;
+mod panel;
 mod pooler;
+#[path = "../support/proxy.rs"]
 mod proxy;
 mod refused;
 #[path = "../support/mod.rs"]
@@ -11,5 +15,4 @@ mod support;
 mod tables;
 mod takeover;
 mod types;
-mod unknown;
 mod writes;

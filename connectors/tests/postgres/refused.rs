@@ -1,19 +1,10 @@
 //! Rows that the database does not take.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, UInt16Array, UInt32Array};
 use pulso_core::worker::Outcome;
-use pulso_dataflow::batch::{Change, TargetRows, letters_schema};
-use pulso_job::spec::DeadLettersTo;
+use pulso_dataflow::batch::Change;
 
+use crate::cases::refused::numbers;
 use crate::support::{Database, Writer, key_value, kv, upsert};
-
-fn numbers(range: std::ops::Range<i64>, change: Change) -> TargetRows {
-    let keys: Vec<String> = range.clone().map(|i| format!("k{i:04}")).collect();
-    let of: Vec<_> = keys.iter().zip(range).map(|(key, i)| (key.as_str(), Some(i), change)).collect();
-    kv(&of)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_refused_rows_become_dead_letters() {
@@ -111,67 +102,4 @@ async fn a_table_that_refuses_before_the_first_row_makes_dead_letters() {
         }
     }
     panic!("tried for ever");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delete_may_be_refused_too() {
-    let database = Database::create().await;
-    let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
-    writer.commit(vec![numbers(0..4, Change::Insert)]).await;
-    database.query("create table child (k text references kv (k)); insert into child values ('k0002')").await;
-    writer.commit(vec![numbers(1..4, Change::Delete)]).await;
-    assert_eq!(database.text("select k from kv order by k").await, "k0000 k0002");
-    let letter = database.text("select reason, convert_from(value, 'UTF8') from pulso.dead_letters").await;
-    assert!(letter.starts_with("delete refused by the database: foreign key violated"), "{letter}");
-    assert!(letter.contains(r#""k":"k0002""#), "{letter}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn too_many_stop_the_job_and_nothing_is_written() {
-    let database = Database::create().await;
-    let mut writer = Writer::first(&key_value(&database.url, upsert())).await;
-    database.query("alter table kv add constraint even check (v % 2 = 0)").await;
-    // Half of few rows is no verdict.
-    writer.commit(vec![numbers(0..100, Change::Insert)]).await;
-    let outcome = writer.transact(vec![numbers(100..1_100, Change::Insert)]).await.unwrap();
-    let Outcome::Failed { reason } = outcome else { panic!("{outcome:?}") };
-    assert!(reason.contains("max_refused") && reason.contains("\"even\""), "{reason}");
-    assert_eq!(database.text("select count(*) from kv").await, "50");
-    assert_eq!(database.text("select count(*) from pulso.dead_letters").await, "50");
-    assert_eq!(database.text("select distinct epoch from pulso.ledger").await, "1");
-    database.query("alter table kv drop constraint even").await;
-    writer.commit(vec![numbers(100..1_100, Change::Insert)]).await;
-    assert_eq!(database.text("select count(*) from kv").await, "1050");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_of_the_input_go_with_their_epoch() {
-    let database = Database::create().await;
-    let mut spec = key_value(&database.url, upsert());
-    spec.dead_letter.to = DeadLettersTo::Table(("public".to_owned(), "bad vitals".to_owned()));
-    let mut writer = Writer::first(&spec).await;
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt16Array::from(vec![0, 1])),
-        Arc::new(UInt32Array::from(vec![3, 4])),
-        Arc::new(Int64Array::from(vec![100, 5_000_000_000])),
-        Arc::new(Int64Array::from(vec![1_700_000_000_123, -1])),
-        Arc::new(StringArray::from(vec!["not JSON", "out of range"])),
-        Arc::new(StringArray::from(vec![None, Some("heart_rate")])),
-        Arc::new(BinaryArray::from(vec![Some(b"key".as_slice()), None])),
-        Arc::new(BinaryArray::from(vec![Some(b"\xff\0".as_slice()), None])),
-    ];
-    let letters = RecordBatch::try_new(letters_schema(), columns).unwrap();
-    let rows = TargetRows { letters: Some(letters), ..kv(&[("a", Some(1), Change::Insert)]) };
-    writer.commit(vec![rows, TargetRows::default()]).await;
-    assert_eq!(
-        database
-            .text(
-                "select split, position, record_time at time zone 'UTC', reason, field, key, value, table_name
-                 from \"bad vitals\" order by split"
-            )
-            .await,
-        "3|100|2023-11-14 22:13:20.123|not JSON|null|\\x6b6579|\\xff00|null \
-         4|5000000000|null|out of range|heart_rate|null|null|null"
-    );
-    assert_eq!(database.text("select k from kv").await, "a");
 }

@@ -1,22 +1,11 @@
 //! Tables that are made, and tables that will not do: the message holds the statement that mends it.
 
-use std::sync::Arc;
-
-use pulso_connectors::postgres::PostgresWriter;
 use pulso_connectors::target::TargetError;
-use pulso_core::ids::{JobId, TargetId};
 use pulso_dataflow::batch::Change;
-use pulso_job::spec::{FieldType, JobSpec, SinkTo, WriteMode};
-use uuid::Uuid;
+use pulso_job::spec::{FieldType, WriteMode};
 
+use crate::cases::tables::refused;
 use crate::support::{Database, Writer, field, job, key_value, kv, sink, upsert};
-
-async fn refused(spec: &JobSpec) -> String {
-    match Writer::of(spec, &[0]).take_over(1, true).await {
-        Err(TargetError::Fatal { reason }) => reason,
-        other => panic!("{other:?}"),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_made_from_the_job() {
@@ -41,30 +30,6 @@ async fn tables_are_made_from_the_job() {
         database.text("select reloptions from pg_class where oid = 'pulso.ledger'::regclass").await,
         "{fillfactor=50}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn several_writers_may_make_the_same_things_at_once() {
-    let database = Database::create().await;
-    let spec = key_value(&database.url, upsert());
-    let mut writers: Vec<Writer> = (0..4).map(|group| Writer::of(&spec, &[group])).collect();
-    let all = futures::future::join_all(writers.iter_mut().map(|writer| writer.take_over(1, true))).await;
-    assert!(all.iter().all(Result::is_ok), "{all:?}");
-    assert_eq!(database.text("select count(*) from pulso.ledger where attempt = 1").await, "4");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_missing_table_comes_with_its_statement() {
-    let database = Database::create().await;
-    let mut spec = key_value(&database.url, upsert());
-    let SinkTo::Table(table) = &mut spec.sinks[0].to else { panic!("a table") };
-    table.create = false;
-    let reason = refused(&spec).await;
-    let statement = reason.split_once("must run: ").unwrap().1.to_owned();
-    assert_eq!(statement, "CREATE TABLE \"public\".\"kv\" (\"k\" text NOT NULL, \"v\" bigint, PRIMARY KEY (\"k\"));");
-    database.query(&statement).await;
-    let mut writer = Writer::first(&spec).await;
-    writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,23 +73,6 @@ async fn tables_that_will_not_do_are_refused() {
     spec.sinks = vec![sink("kv", &spec.fields, WriteMode::Append)];
     let reason = refused(&spec).await;
     assert!(reason.contains("column \"m\" is numeric(10,1), which does not hold every numeric(10,2)"), "{reason}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_has_one_owner() {
-    let database = Database::create().await;
-    let spec = key_value(&database.url, upsert());
-    Writer::first(&spec).await;
-    let other = JobId(Uuid::from_u128(2));
-    let mut second = PostgresWriter::new(other, TargetId(0), Arc::new(spec)).unwrap();
-    let groups = [crate::support::group(0)].into();
-    let Err(TargetError::Fatal { reason }) = second.take_over(pulso_core::ids::Attempt(1), &groups, true).await else {
-        panic!("another job took the table");
-    };
-    assert!(reason.contains("belongs to job vitals"), "{reason}");
-    let statement = reason.split_once("free: ").unwrap().1;
-    database.query(statement).await;
-    second.take_over(pulso_core::ids::Attempt(1), &groups, true).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Jobs, batches, and a writer that keeps the marks that the worker would keep: for tests of every database.
+//! Jobs, batches, and a writer that keeps the marks that the worker would keep: for tests of every kind of target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -148,7 +148,10 @@ pub(crate) const JOB: JobId = JobId(Uuid::from_u128(0x1234_5678_9abc_def0_1234_5
 
 impl Writer {
     pub(crate) fn of(spec: &JobSpec, groups: &[u16]) -> Self {
-        let writer = TargetWriter::new(JOB, TargetId(0), Arc::new(spec.clone())).unwrap();
+        Self::with(TargetWriter::new(JOB, TargetId(0), Arc::new(spec.clone())).unwrap(), groups)
+    }
+
+    pub(crate) fn with(writer: TargetWriter, groups: &[u16]) -> Self {
         Self { writer, groups: groups.iter().copied().map(group).collect(), epoch: 0 }
     }
 
@@ -156,7 +159,7 @@ impl Writer {
     pub(crate) async fn first(spec: &JobSpec) -> Self {
         let mut writer = Self::of(spec, &[0, 1]);
         let found = writer.take_over(1, true).await.unwrap();
-        assert_eq!(found, [(0, Some((1, mark(0)))), (1, Some((1, mark(0))))].into());
+        assert_eq!(found, writer.all_at(1, 0));
         writer
     }
 
@@ -167,6 +170,15 @@ impl Writer {
 
     pub(crate) async fn register(&mut self, attempt: u64) -> Result<Found, TargetError> {
         self.writer.register(Attempt(attempt), &self.groups).await.map(found)
+    }
+
+    pub(crate) async fn read(&mut self) -> Result<Found, TargetError> {
+        self.writer.read_ledger(&self.groups).await.map(found)
+    }
+
+    /// All its key groups at this attempt and epoch.
+    pub(crate) fn all_at(&self, attempt: u64, epoch: u64) -> Found {
+        self.groups.iter().map(|id| (id.group.0, Some((attempt, mark(epoch))))).collect()
     }
 
     /// One transaction of several epochs, guarded by the last one committed here.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pulso_core::files::byte_of;
 use pulso_core::ids::Position;
-use pulso_dataflow::batch::{Change, SinkRows, TargetRows};
+use pulso_dataflow::batch::{SinkRows, TargetRows};
 use pulso_dataflow::document::FileKey;
 use pulso_job::spec::{FileFormat, JobSpec, SinkTo, SourceSpec};
 
@@ -136,11 +136,7 @@ impl Sink {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let (mut out, mut value) = (Vec::new(), Vec::new());
         for (row, change) in part.changes.iter().enumerate() {
-            let mark = match change {
-                Change::Insert => None,
-                Change::Correction => Some("correction"),
-                Change::Delete => Some("delete"),
-            };
+            let mark = change.mark();
             if self.is_csv {
                 for column in &all {
                     value.clear();

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | 0 | `writer/<transactional.id>` | `1 <attempt> <nonce>`; none once it is fenced |
 //! | 1 | `mark/<stage>/<key group>` | `1 <epoch> <hash of its cut>` |
-//! | 1 | `look/<transactional.id>` | `1 <nonce>`: where a reader may stop |
+//! | 1 | `look/<transactional.id>` | `1 <nonce>`: where a reader may stop; none once it is fenced |
 //!
 //! The 1 is the version. A record's checksum is Kafka's own, and is checked.
 
@@ -153,7 +153,9 @@ fn read(
     let assigned = assignment.add_partition_offset(&topic, partition, from).and_then(|()| consumer.assign(&assignment));
     assigned.map_err(refused)?;
     let mut trouble = "what was just written there is not to be seen yet".to_owned();
-    while call.goes_on() {
+    // A long ledger is read for as long as more of it comes.
+    let mut patience = call.clone();
+    while patience.goes_on() {
         let message = match consumer.poll(POLL) {
             None => continue,
             Some(Ok(message)) => message,
@@ -173,6 +175,7 @@ fn read(
                 continue;
             }
         };
+        patience = call.anew();
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| foreign(cluster));
         let key = message.key().map(text).transpose()?.unwrap_or_default();
         let value = message.payload().map(text).transpose()?;

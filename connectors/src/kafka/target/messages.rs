@@ -152,19 +152,11 @@ impl Sink {
                 }
             };
             json.object(if *change == Change::Delete { &self.identity } else { &self.all }, row, &mut value);
-            let header: Header<'_> = ("pulso_change", marked(*change).map(str::as_bytes));
+            let header: Header<'_> = ("pulso_change", change.mark().map(str::as_bytes));
             let headers = if header.1.is_some() { std::slice::from_ref(&header) } else { &[] };
             take(Message { topic: &self.topic, key: has_key.then_some(&key), value: Some(&value), headers })?;
         }
         Ok(())
-    }
-}
-
-fn marked(change: Change) -> Option<&'static str> {
-    match change {
-        Change::Insert => None,
-        Change::Correction => Some("correction"),
-        Change::Delete => Some("delete"),
     }
 }
 

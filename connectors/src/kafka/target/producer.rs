@@ -93,7 +93,8 @@ pub(super) struct Producer {
 
 impl Producer {
     /// Everything that another producer of this id has under way is committed or aborted when this returns, and it
-    /// commits no more. `largest`: what every topic takes as a batch.
+    /// commits no more. `largest`: what every topic takes as a batch, as
+    /// far as known.
     pub(super) fn start(cluster: &Cluster, id: &str, largest: usize, call: &Call) -> Result<Self, TargetError> {
         let mut config = cluster.config();
         let settings = [

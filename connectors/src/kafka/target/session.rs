@@ -70,7 +70,7 @@ impl Session {
             },
         };
         let id = WriterId::new(cluster.job, &cluster.target, asker.attempt, plan.process);
-        let largest = limits.values().copied().min().unwrap_or(usize::MAX);
+        let largest = limits.values().copied().min().unwrap_or(topics::DEFAULT_BYTES);
         let producer = Producer::start(cluster, &id.transactional_id, largest, call)?;
         let mut session = Self {
             ledger: cluster.ledger(),
@@ -121,9 +121,10 @@ impl Session {
         }
         let ids: Vec<&str> = older.iter().map(|id| id.transactional_id.as_str()).collect();
         producer::fence(&self.plan.cluster, &ids, &call.anew())?;
-        // The next attempt need not do it again.
-        let keys: Vec<String> = older.iter().map(|id| id.key()).collect();
-        let gone: Vec<Entry<'_>> = keys.iter().map(|key| (WRITERS, key.as_str(), None)).collect();
+        // The next attempt need not do it again. Where they read up to is of no use to anybody.
+        let writers = older.iter().map(|id| (WRITERS, id.key()));
+        let keys: Vec<(i32, String)> = writers.chain(older.iter().map(|id| (MARKS, id.look_key()))).collect();
+        let gone: Vec<Entry<'_>> = keys.iter().map(|(partition, key)| (*partition, key.as_str(), None)).collect();
         self.write(&gone, &call.anew())
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, ConfigResourceResult, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
@@ -17,8 +18,8 @@ use crate::target::TargetError;
 pub(super) const OVERSIZE: &str = "pulso-dead-letters";
 /// What that topic takes, where Pulso makes it; a source's record has at most 1 MiB unless a job says more.
 const OVERSIZE_BYTES: &str = "33554432";
-/// `max.message.bytes` where the brokers do not tell: their default.
-const DEFAULT_BYTES: usize = 1_048_588;
+/// `max.message.bytes` of brokers that were not told otherwise.
+pub(super) const DEFAULT_BYTES: usize = 1_048_588;
 
 const ANSWER: Duration = Duration::from_secs(5);
 /// A topic that was just made, or a broker that just started, is not known everywhere at once.
@@ -26,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// After this long an unknown topic is a missing one.
 const UNKNOWN: u32 = 40;
 
-/// Largest batch of each topic in bytes.
+/// Largest batch of each topic in bytes; none of a topic whose settings this user may not read.
 pub(super) type Limits = BTreeMap<String, usize>;
 
 /// Looks for the topics and the ledger. `create`: makes those that are missing; else a missing one of `topics` is an
@@ -60,14 +61,15 @@ pub(super) fn prepare(
     limits(cluster, &admin, &all).map(Some)
 }
 
-/// The largest message of the topic for what is too large elsewhere, which is made here.
-pub(super) fn oversize(cluster: &Cluster, call: &Call) -> Result<usize, TargetError> {
+/// The largest message of the topic for what is too large elsewhere, which is made here; `None` where the brokers do not
+/// tell.
+pub(super) fn oversize(cluster: &Cluster, call: &Call) -> Result<Option<usize>, TargetError> {
     let admin = cluster.admin()?;
     if !exists(cluster, &admin, OVERSIZE, true, call)? {
         let new = NewTopic::new(OVERSIZE, -1, TopicReplication::Fixed(-1)).set("max.message.bytes", OVERSIZE_BYTES);
         make(cluster, &admin, &[new], call)?;
     }
-    Ok(limits(cluster, &admin, &[OVERSIZE])?.remove(OVERSIZE).unwrap_or(DEFAULT_BYTES))
+    Ok(limits(cluster, &admin, &[OVERSIZE])?.remove(OVERSIZE))
 }
 
 fn make(
@@ -164,9 +166,18 @@ fn limits(
     let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let described = wait(admin.describe_configs(&wanted, &options));
     let described = described.map_err(|e| cluster.unreachable("reading the settings of topics", e))?;
-    let mut limits: Limits = topics.iter().map(|topic| ((*topic).to_owned(), DEFAULT_BYTES)).collect();
-    // Who may not read settings may still write.
-    for resource in described.into_iter().flatten() {
+    told(described).map_err(|code| cluster.unreachable("reading the settings of topics", code))
+}
+
+/// Who may not read settings may still write. Any other error passes.
+fn told(described: Vec<ConfigResourceResult>) -> Result<Limits, RDKafkaErrorCode> {
+    let mut limits = Limits::new();
+    for resource in described {
+        let resource = match resource {
+            Ok(resource) => resource,
+            Err(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed) => continue,
+            Err(code) => return Err(code),
+        };
         let limit = resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
         if let (OwnedResourceSpecifier::Topic(topic), Some(limit)) = (resource.specifier, limit) {
             limits.insert(topic, limit);
@@ -178,4 +189,31 @@ fn limits(
 /// These calls are made on threads that may block.
 fn wait<T>(answer: impl Future<Output = T>) -> T {
     tokio::runtime::Handle::current().block_on(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::admin::{ConfigEntry, ConfigResource, ConfigSource};
+
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_not_told_is_none() {
+        let of = |topic: &str, bytes: &str| {
+            let entry = ConfigEntry {
+                name: "max.message.bytes".to_owned(),
+                value: Some(bytes.to_owned()),
+                source: ConfigSource::Unknown,
+                is_read_only: false,
+                is_default: false,
+                is_sensitive: false,
+            };
+            Ok(ConfigResource { specifier: OwnedResourceSpecifier::Topic(topic.to_owned()), entries: vec![entry] })
+        };
+        let denied = || Err(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert_eq!(told(vec![of("a", "3000"), denied()]).unwrap(), [("a".to_owned(), 3_000)].into());
+        assert_eq!(told(vec![denied(), denied()]).unwrap(), Limits::new());
+        let away = told(vec![of("a", "3000"), Err(RDKafkaErrorCode::RequestTimedOut)]);
+        assert_eq!(away, Err(RDKafkaErrorCode::RequestTimedOut));
+    }
 }

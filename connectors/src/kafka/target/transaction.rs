@@ -126,7 +126,7 @@ impl Session {
 
     fn send(&mut self, rows: &TargetRows, call: &Call) -> Result<(), Setback> {
         let (mut oversize, mut moved) = (None, 0_u64);
-        self.plan.messages.each(rows, &mut |message: Message<'_>| -> Result<(), Setback> {
+        let sent = self.plan.messages.each(rows, &mut |message: Message<'_>| -> Result<(), Setback> {
             if !call.is_wanted() {
                 return Err(Setback::Lost("given up".to_owned()));
             }
@@ -139,8 +139,11 @@ impl Session {
                 None => *oversize.insert(topics::oversize(&self.plan.cluster, &call.anew())?),
             };
             moved += 1;
-            self.send_elsewhere(&message, limit, largest, call)
-        })?;
+            self.send_elsewhere(&message, limit, largest.unwrap_or(usize::MAX), call)
+        });
+        // What is sent there is one of the session's topics from now on.
+        self.limits.extend(oversize.flatten().map(|largest| (OVERSIZE.to_owned(), largest)));
+        sent?;
         if moved > 0 {
             let job = self.plan.cluster.job;
             tracing::warn!(%job, count = moved, "messages larger than their topic takes, kept in {OVERSIZE}");
@@ -179,18 +182,42 @@ impl Session {
         let reason = format!("topic {topic}: {code}");
         #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else it is passes by itself")]
         match code {
-            // The topic's limit is not what it was: a new session reads it anew.
-            RDKafkaErrorCode::MessageSizeTooLarge => {
-                let limit = self.limits.get(topic).copied().unwrap_or(0);
-                Err(TargetError::ConnectionLost {
-                    reason: format!("topic {topic} refuses a batch of at most {limit} bytes as too large"),
-                })
-            }
+            RDKafkaErrorCode::MessageSizeTooLarge => too_large(topic, self.limits.get(topic).copied()),
             // Deleted, or of other partitions than before.
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownPartition => Err(TargetError::ConnectionLost { reason }),
             _ => Ok(Outcome::RolledBack { reason }),
         }
+    }
+}
+
+/// `limit`: what is known of the topic's.
+fn too_large(topic: &str, limit: Option<usize>) -> Result<Outcome, TargetError> {
+    match limit {
+        // It is not what it was: a new session reads it anew.
+        Some(limit) => Err(TargetError::ConnectionLost {
+            reason: format!("topic {topic} refuses a batch of at most {limit} bytes as too large"),
+        }),
+        // Another try would send the same.
+        None => Ok(Outcome::Failed {
+            reason: format!(
+                "topic {topic} refuses a message as too large, and the job's user may not read how large one may be; give \
+                 it DESCRIBE_CONFIGS on topic {topic}"
+            ),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_for_an_unknown_limit_needs_a_person() {
+        let Ok(Outcome::Failed { reason }) = too_large("vitals", None) else { panic!("tried again") };
+        assert!(reason.contains("topic vitals") && reason.contains("DESCRIBE_CONFIGS"), "{reason}");
+        let lost = too_large("vitals", Some(3_000));
+        assert!(matches!(&lost, Err(TargetError::ConnectionLost { reason }) if reason.contains("3000")), "{lost:?}");
     }
 }

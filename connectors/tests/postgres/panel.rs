@@ -1,0 +1,31 @@
+//! A panel's question, within its bounds.
+
+use std::time::Duration;
+
+use pulso_connectors::postgres::{PanelLimits, PanelRows, ask_panel};
+
+use crate::support::Database;
+
+async fn ask(database: &Database, sql: &str) -> PanelRows {
+    let limits = PanelLimits { rows: 3, bytes: 10, time: Duration::from_secs(5) };
+    ask_panel(&database.url.clone().into(), sql, limits).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_no_more_bytes_than_it_may() {
+    let database = Database::create().await;
+    for (lengths, kept, truncated) in [
+        ("1, 2, 3", 3, false),
+        ("4, 6", 2, false),
+        ("1, 2, 3, 4", 3, true),
+        ("4, 7", 1, true),
+        // A row is not kept because it is the first, nor because there was room before it.
+        ("11", 0, true),
+        ("1, 1000000", 1, true),
+    ] {
+        let sql = format!("select repeat('x', n), null::text from unnest(array[{lengths}]) as n");
+        let found = ask(&database, &sql).await;
+        assert_eq!((found.rows.len(), found.truncated), (kept, truncated), "{lengths}");
+        assert!(found.rows.iter().flatten().flatten().map(String::len).sum::<usize>() <= 10);
+    }
+}
