@@ -1,6 +1,7 @@
 //! The source task of one attempt: a thread that reads this TaskManager's splits, decodes, and puts rows and barriers
 //! on the links. What belongs to which epoch is decided by [`pulso_core::source::Source`].
 
+mod backlog;
 mod reader;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,10 +14,11 @@ use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, Stage, TaskManagerId, WallTime};
 use pulso_core::message::{Barrier, Deployment, Opening};
 use pulso_core::source::{Boundary, Mismatch, Offer, Source, SourceLimits};
-use pulso_dataflow::decode::{Decoder, RawRecord};
+use pulso_dataflow::decode::Decoder;
 use pulso_job::spec::{JobSpec, SourceSpec};
 use thiserror::Error;
 
+use self::backlog::{Backlog, HELD_BYTES, hold, offer};
 use self::reader::{Input, Reader, ReaderError};
 use crate::exchange::{LinkClosed, Links};
 use crate::figures::{Figures, SplitFigures};
@@ -39,8 +41,6 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The epoch is full, or the window is: nothing to do until the JobManager says so. It is looked so often whether
 /// figures are due.
 const TOLD_WITHIN: Duration = Duration::from_millis(20);
-/// Records of a split that belong to later epochs are kept up to this many bytes before the split is paused.
-const HELD_BYTES: usize = 4 << 20;
 /// How often figures are told.
 const FIGURES: Duration = Duration::from_millis(250);
 /// How often committed offsets are told to the consumer group, for outside lag tools.
@@ -140,58 +140,6 @@ impl Drop for SourceTask {
     fn drop(&mut self) {
         self.control.send(Control::Stop).ok();
     }
-}
-
-/// What came before its epoch.
-enum Held {
-    Record {
-        position: Position,
-        timestamp_ms: i64,
-        key: Option<Vec<u8>>,
-        value: Option<Vec<u8>>,
-    },
-    /// Nothing lies before this position any more.
-    End(Position),
-}
-
-impl Held {
-    fn of(item: &Input<'_>) -> Self {
-        match *item {
-            Input::Record(RawRecord { position, timestamp_ms, key, value, .. }) => {
-                Self::Record { position, timestamp_ms, key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec) }
-            }
-            Input::End { position, .. } => Self::End(position),
-        }
-    }
-
-    fn input(&self, split: SplitId) -> Input<'_> {
-        match self {
-            Self::Record { position, timestamp_ms, key, value } => Input::Record(RawRecord {
-                split,
-                position: *position,
-                timestamp_ms: *timestamp_ms,
-                key: key.as_deref(),
-                value: value.as_deref(),
-            }),
-            Self::End(position) => Input::End { split, position: *position },
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Record { key, value, .. } => {
-                64 + key.as_ref().map_or(0, Vec::len) + value.as_ref().map_or(0, Vec::len)
-            }
-            Self::End(_) => 64,
-        }
-    }
-}
-
-#[derive(Default)]
-struct Backlog {
-    records: VecDeque<Held>,
-    bytes: usize,
-    paused: bool,
 }
 
 struct Task {
@@ -485,26 +433,4 @@ impl Task {
             self.reader.commit_group_offsets(&positions);
         }
     }
-}
-
-/// Lets the machine decide, and decodes what it takes.
-fn offer(machine: &mut Source, decoder: &mut Decoder, item: &Input<'_>) -> Result<Offer, Mismatch> {
-    match *item {
-        Input::Record(record) => {
-            let RawRecord { split, position, timestamp_ms, key, value } = record;
-            let offer = machine.offer(split, position, timestamp_ms, key, value)?;
-            if offer == Offer::Take {
-                decoder.push(record);
-            }
-            Ok(offer)
-        }
-        Input::End { split, position } => machine.advance(split, position),
-    }
-}
-
-fn hold(backlog: &mut BTreeMap<SplitId, Backlog>, split: SplitId, item: &Input<'_>) {
-    let held = Held::of(item);
-    let backlog = backlog.entry(split).or_default();
-    backlog.bytes += held.bytes();
-    backlog.records.push_back(held);
 }
