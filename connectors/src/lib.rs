@@ -4,6 +4,7 @@ mod database;
 pub mod files;
 mod json;
 pub mod kafka;
+pub mod lookup;
 pub mod mysql;
 pub mod postgres;
 pub mod target;

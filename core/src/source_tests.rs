@@ -101,6 +101,28 @@ fn cut_of(before: &Cut, opening: Opening, report: &BTreeMap<SplitId, SplitReport
     }
 }
 
+#[test]
+fn lookups_of_an_opening_are_for_the_epoch_after_it_and_those_of_a_cut_too() {
+    let lookups = |n| Some(crate::ids::LookupsId(Uuid::from_u128(n)));
+    let start = Cut { lookups: lookups(1), ..start(1) };
+    let mut source = source(&deployment(start.clone(), vec![]));
+    let mut cuts = Vec::new();
+    for (epoch, version) in [(1, 1), (2, 2), (3, 3)] {
+        source.opened(Opening { lookups: lookups(version), ..opening(epoch) }).unwrap();
+        let report = source.closed(&BTreeMap::new()).unwrap();
+        let before = cuts.last().unwrap_or(&start);
+        cuts.push(cut_of(before, Opening { lookups: lookups(version), ..opening(epoch) }, &report));
+        assert_eq!(source.lookups(), lookups(version));
+    }
+    let mut source = self::source(&deployment(start, cuts));
+    let mut seen = vec![source.lookups()];
+    while source.boundary().unwrap().is_some() {
+        source.closed(&BTreeMap::new());
+        seen.push(source.lookups());
+    }
+    assert_eq!(seen, [lookups(1), lookups(1), lookups(2), lookups(3)]);
+}
+
 /// Reads `epochs` live and returns their cuts.
 fn live(deployment: &Deployment, epochs: &[Vec<Record>]) -> Vec<Cut> {
     let mut source = source(deployment);

@@ -56,7 +56,7 @@ pub fn encode(lookup: &LookupSpec, rows: &RecordBatch) -> Result<Vec<u8>> {
 
 /// All lookups of a job, in file order, as one object; and its hash, which it begins with.
 #[must_use]
-pub fn bundle(encoded: &[Vec<u8>]) -> (Vec<u8>, u64) {
+pub fn bundle(encoded: &[&[u8]]) -> (Vec<u8>, u64) {
     let mut bundle = vec![0; 8];
     for bytes in encoded {
         bundle.extend_from_slice(&(bytes.len() as u64).to_le_bytes());

@@ -8,10 +8,12 @@ use std::time::Duration;
 use pulso_connectors::kafka::{KafkaError, KafkaTopic};
 use pulso_core::ids::{JobId, Position, SplitId};
 use pulso_core::record::JobDefinition;
-use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec, StartPosition, Submission};
+use pulso_job::{JobSpec, SourceSpec, StartPosition, Submission};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::lookups;
 use crate::shell::{Catalog, Handle};
+use crate::storage::Objects;
 
 /// Of one question to the source.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,30 +40,38 @@ pub(crate) struct Discoveries(BTreeMap<JobId, DropGuard>);
 
 impl Discoveries {
     /// Starts and ends tasks so that they are those of the active jobs.
-    pub(crate) fn adjust(&mut self, catalog: &Catalog, handle: &Handle, every: Duration) {
+    pub(crate) fn adjust(&mut self, catalog: &Catalog, handle: &Handle, objects: &Objects, every: Duration) {
         let active: BTreeMap<JobId, &JobDefinition> = catalog.active().map(|job| (job.id, job)).collect();
         self.0.retain(|job, _| active.contains_key(job));
         for (job, definition) in active {
             self.0.entry(job).or_insert_with(|| {
                 let cancel = CancellationToken::new();
-                tokio::spawn(look(definition.clone(), handle.clone(), every, cancel.clone()));
+                match spec_of(definition) {
+                    Ok(spec) => start(definition.id, spec, handle, objects, every, &cancel),
+                    Err(reason) => tracing::error!(%job, reason, "the submission in the control log cannot be read"),
+                }
                 cancel.drop_guard()
             });
         }
     }
 }
 
+fn start(job: JobId, spec: JobSpec, handle: &Handle, objects: &Objects, every: Duration, cancel: &CancellationToken) {
+    let (source, handle) = (spec.source.clone(), handle.clone());
+    if !spec.lookups.is_empty() {
+        tokio::spawn(lookups::refresh(job, spec, handle.clone(), objects.clone(), cancel.clone()));
+    }
+    match source {
+        SourceSpec::Files(source) => drop(tokio::spawn(files::look(job, source, handle, every, cancel.clone()))),
+        SourceSpec::Kafka(kafka) => match KafkaTopic::open(&kafka) {
+            Ok(topic) => drop(tokio::spawn(look(job, topic, handle, every, cancel.clone()))),
+            Err(e) => tracing::error!(%job, reason = %e, "no new splits will be found"),
+        },
+    }
+}
+
 /// Trouble is said when it begins and when it ends, not every time.
-async fn look(definition: JobDefinition, handle: Handle, every: Duration, cancel: CancellationToken) {
-    let job = definition.id;
-    let topic = match open(&definition) {
-        Ok(Input::Topic(topic)) => topic,
-        Ok(Input::Files(source)) => return files::look(job, source, handle, every, cancel).await,
-        Err(reason) => {
-            tracing::error!(%job, reason, "no new splits will be found");
-            return;
-        }
-    };
+async fn look(job: JobId, topic: KafkaTopic, handle: Handle, every: Duration, cancel: CancellationToken) {
     let mut trouble = false;
     loop {
         tokio::select! {
@@ -92,19 +102,6 @@ async fn look(definition: JobDefinition, handle: Handle, every: Duration, cancel
 async fn now(topic: &KafkaTopic) -> Result<BTreeMap<SplitId, Position>, KafkaError> {
     let splits = topic.splits().await?;
     topic.starts(splits, StartPosition::Earliest).await
-}
-
-enum Input {
-    Topic(KafkaTopic),
-    Files(FilesSourceSpec),
-}
-
-fn open(definition: &JobDefinition) -> Result<Input, String> {
-    let spec = spec_of(definition).map_err(|e| format!("the submission in the control log cannot be read: {e}"))?;
-    match spec.source {
-        SourceSpec::Kafka(kafka) => KafkaTopic::open(&kafka).map(Input::Topic).map_err(|e| e.to_string()),
-        SourceSpec::Files(source) => Ok(Input::Files(source)),
-    }
 }
 
 fn spec_of(definition: &JobDefinition) -> Result<JobSpec, String> {

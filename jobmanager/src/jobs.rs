@@ -11,7 +11,8 @@ use tonic::{Request, Response, Status};
 
 use crate::overview::Overview;
 use crate::shell::{Handle, NotLeading};
-use crate::submit::{self, Rejection};
+use crate::storage::Objects;
+use crate::submit::{self, Prepared, Rejection};
 
 /// A job file and the certificates it names.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -20,10 +21,11 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 pub(crate) struct Jobs {
     handle: Handle,
+    objects: Objects,
 }
 
-pub(crate) fn service(handle: Handle) -> JobServiceServer<impl JobService> {
-    JobServiceServer::new(Jobs { handle })
+pub(crate) fn service(handle: Handle, objects: Objects) -> JobServiceServer<impl JobService> {
+    JobServiceServer::new(Jobs { handle, objects })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_RESPONSE_BYTES)
 }
@@ -33,28 +35,24 @@ impl JobService for Jobs {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         use v1::submit_response::Outcome;
         let v1::SubmitRequest { toml, environment, file_name, folder } = request.into_inner();
-        let prepared = match submit::prepare(
-            Submission { toml, environment, folder, ..Submission::default() },
-            &file_name,
-        )
-        .await
-        {
+        let submission = Submission { toml, environment, folder, ..Submission::default() };
+        let prepared = match submit::prepare(submission, &file_name, &self.objects).await {
             Ok(prepared) => prepared,
             Err(Rejection::Mistakes(mistakes)) => {
                 let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());
                 let outcome = Some(Outcome::Diagnostics(v1::Diagnostics { rendered, json }));
                 return Ok(Response::new(v1::SubmitResponse { outcome }));
             }
-            Err(Rejection::Source(reason)) => return Err(Status::failed_precondition(reason)),
+            Err(Rejection::Input(reason)) => return Err(Status::failed_precondition(reason)),
             Err(Rejection::Internal(reason)) => return Err(Status::internal(reason)),
         };
         let name = prepared.definition.name.clone();
-        let call =
-            Call::Submit(Box::new(NewJob { definition: prepared.definition, start: prepared.start, lookups: None }));
+        let Prepared { definition, start, lookups, warnings } = prepared;
+        let call = Call::Submit(Box::new(NewJob { definition, start, lookups }));
         let answer = self.handle.call(call).await.map_err(not_leading)?;
         let Answer::Submitted { job, known } = answer else { return Err(unexpected(answer, &name)) };
         tracing::info!(%job, name, known, "job submitted");
-        let warnings = prepared.warnings.join("\n");
+        let warnings = warnings.join("\n");
         let submitted = v1::Submitted { job: id_bytes(job.0), name, known, warnings };
         Ok(Response::new(v1::SubmitResponse { outcome: Some(Outcome::Submitted(submitted)) }))
     }

@@ -4,6 +4,7 @@ mod config;
 mod discovery;
 mod jobs;
 mod log;
+mod lookups;
 mod metrics;
 mod overview;
 mod page;

@@ -46,13 +46,13 @@ pub(crate) async fn run(config: Config) -> Result<()> {
             answers,
             inputs,
             handle: handle.clone(),
-            checkpoints,
+            checkpoints: checkpoints.clone(),
             overview: overview.clone(),
             discovery_interval: config.discovery_interval,
         },
         shutdown.clone(),
     ));
-    tasks.spawn(serve_rpc(rpc, handle.clone(), storage.url(), shutdown.clone()));
+    tasks.spawn(serve_rpc(rpc, handle.clone(), storage.url(), checkpoints.clone(), shutdown.clone()));
     tasks.spawn(serve_http(http, rest::router(handle, overview, config.http_host), shutdown.clone()));
     tasks.spawn(until_told(shutdown.clone()));
 
@@ -66,12 +66,18 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-async fn serve_rpc(listener: TcpListener, handle: Handle, storage: String, shutdown: CancellationToken) -> Result<()> {
+async fn serve_rpc(
+    listener: TcpListener,
+    handle: Handle,
+    storage: String,
+    checkpoints: Objects,
+    shutdown: CancellationToken,
+) -> Result<()> {
     // The server's own setting does not reach connections that come from a listener.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     pulso_proto::server()
         .add_service(sessions::service(handle.clone(), storage))
-        .add_service(jobs::service(handle))
+        .add_service(jobs::service(handle, checkpoints))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
         .context("serving --rpc")

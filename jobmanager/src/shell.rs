@@ -178,6 +178,13 @@ impl Shell {
             Input::FilesRetired { job, files, all } => {
                 self.handle([Work::coordinator(Event::FilesRetired { job, files, all })]);
             }
+            Input::LookupsRead { job, version } => {
+                self.handle([Work::coordinator(Event::LookupsRead { job, version })]);
+            }
+            Input::Lookups { job, reply } => {
+                let lookups = self.leading.as_ref().and_then(|leading| leading.coordinator.lookups(job)).cloned();
+                reply.send(lookups).ok();
+            }
             Input::Files { job, reply } => {
                 let files = self.leading.as_ref().and_then(|leading| leading.coordinator.files(job)).cloned();
                 reply.send(files).ok();
@@ -258,7 +265,7 @@ impl Shell {
             }
         }
         if let Some(leading) = &mut self.leading {
-            leading.discoveries.adjust(&leading.catalog, &self.handle, self.discovery_interval);
+            leading.discoveries.adjust(&leading.catalog, &self.handle, &self.checkpoints, self.discovery_interval);
         }
     }
 

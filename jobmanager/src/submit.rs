@@ -5,18 +5,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
+use pulso_core::lookups::LookupsVersion;
 use pulso_core::record::JobDefinition;
 use pulso_job::{AggregateSpec, Diagnostics, JobSpec, Submission};
 
-use crate::discovery;
+use crate::storage::Objects;
+use crate::{discovery, lookups};
 
 /// Why a submission leads to nothing.
 #[derive(Debug)]
 pub(crate) enum Rejection {
     /// Mistakes in the file.
     Mistakes(Diagnostics),
-    /// The source cannot be asked, or has no such topic.
-    Source(String),
+    /// The source cannot be asked, or has no such topic; or a lookup cannot be read.
+    Input(String),
     Internal(String),
 }
 
@@ -25,19 +27,35 @@ pub(crate) enum Rejection {
 pub(crate) struct Prepared {
     pub(crate) definition: JobDefinition,
     pub(crate) start: Cut,
+    pub(crate) lookups: Option<LookupsVersion>,
     /// What is odd about the file without being wrong.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Checks the file and asks the source where to start.
-pub(crate) async fn prepare(submission: Submission, file_name: &str) -> Result<Prepared, Rejection> {
+/// Checks the file, asks the source where to start, and reads the lookups.
+pub(crate) async fn prepare(
+    mut submission: Submission,
+    file_name: &str,
+    objects: &Objects,
+) -> Result<Prepared, Rejection> {
     let file_name = if file_name.is_empty() { "job.toml" } else { file_name };
-    let (spec, warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
-    let splits = discovery::splits(&spec).await.map_err(Rejection::Source)?;
+    let (mut spec, mut warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
+    if !spec.lookups.is_empty() {
+        submission.lookups = lookups::types(&spec).await.map_err(Rejection::Input)?;
+        (spec, warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
+    }
+    let splits = discovery::splits(&spec).await.map_err(Rejection::Input)?;
     let definition = definition(&spec, &submission)?;
+    let mut start = first_cut(splits);
+    let mut version = None;
+    if !spec.lookups.is_empty() {
+        let first = lookups::first(definition.id, &spec, objects).await.map_err(Rejection::Input)?;
+        start.lookups = Some(first.id);
+        version = Some(first);
+    }
     let warnings =
         warnings.iter().map(|w| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code)).collect();
-    Ok(Prepared { definition, start: first_cut(splits), warnings })
+    Ok(Prepared { definition, start, lookups: version, warnings })
 }
 
 /// The job of a file whose addresses and credentials play no part.

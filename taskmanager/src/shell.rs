@@ -18,7 +18,7 @@ use crate::exchange::{Exchange, Links};
 use crate::figures::Figures;
 use crate::memory::Budget;
 use crate::session::{FromJobManager, Session};
-use crate::source::SourceTask;
+use crate::source::{self, Lookups, SourceTask};
 use crate::state::{Parts, SnapshotStorage, StateTask, Thread, Work};
 use crate::target::{Order, TargetTask};
 
@@ -63,6 +63,7 @@ pub(crate) fn events() -> (Events, mpsc::Receiver<Event>) {
 struct Runtime {
     fingerprint: u64,
     spec: Arc<JobSpec>,
+    storage: SnapshotStorage,
     state: StateTask,
     targets: BTreeMap<TargetId, TargetTask>,
     links: Option<Links>,
@@ -239,7 +240,7 @@ impl Shell {
         let parts = Parts {
             job: deployment.job,
             folder,
-            storage,
+            storage: storage.clone(),
             budget: self.budget.clone(),
             events: self.events.clone(),
             figures: self.figures.clone(),
@@ -265,7 +266,8 @@ impl Shell {
             })
             .collect();
         let fingerprint = definition.fingerprint;
-        self.jobs.insert(deployment.job, Runtime { fingerprint, spec, state, targets, links: None, source: None });
+        let runtime = Runtime { fingerprint, spec, storage, state, targets, links: None, source: None };
+        self.jobs.insert(deployment.job, runtime);
         Ok(())
     }
 
@@ -368,16 +370,15 @@ impl Shell {
             tracing::error!(%job, %attempt, "a source was started before its links");
             return;
         };
-        let spec = Arc::clone(&runtime.spec);
-        match SourceTask::start(
-            self.me,
-            spec,
-            deployment,
+        let parts = source::Parts {
+            spec: Arc::clone(&runtime.spec),
+            lookups: Lookups::new(job, Arc::clone(&runtime.spec), runtime.storage.clone()),
             links,
-            &self.budget,
-            self.events.clone(),
-            self.figures.clone(),
-        ) {
+            buffer: self.budget.source_bytes,
+            events: self.events.clone(),
+            figures: self.figures.clone(),
+        };
+        match SourceTask::start(self.me, deployment, parts) {
             Ok(source) => runtime.source = Some(source),
             Err(e) => {
                 let failure = Failure::Retry { reason: format!("starting the source thread: {e}") };

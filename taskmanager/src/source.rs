@@ -2,6 +2,7 @@
 //! on the links. What belongs to which epoch is decided by [`pulso_core::source::Source`].
 
 mod backlog;
+mod lookups;
 mod reader;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,10 +20,11 @@ use pulso_job::spec::{JobSpec, SourceSpec};
 use thiserror::Error;
 
 use self::backlog::{Backlog, HELD_BYTES, hold, offer};
+pub(crate) use self::lookups::Lookups;
+use self::lookups::LookupsError;
 use self::reader::{Input, Reader, ReaderError};
 use crate::exchange::{LinkClosed, Links};
 use crate::figures::{Figures, SplitFigures};
-use crate::memory::Budget;
 use crate::shell::{Event, Events};
 
 /// The one that sources feed.
@@ -54,6 +56,8 @@ enum SourceError {
     Files { mismatch: Mismatch, files: String },
     #[error(transparent)]
     Reader(#[from] ReaderError),
+    #[error(transparent)]
+    Lookups(#[from] LookupsError),
     #[error("decoding: {0}")]
     Decode(#[from] pulso_dataflow::DataflowError),
     /// The shell is gone or the link is broken: another attempt is on its way.
@@ -78,6 +82,7 @@ impl SourceError {
             // No record's fault and the same the next time.
             Self::Mismatch(_) | Self::Files { .. } | Self::Decode(_) | Self::Rows(_) => true,
             Self::Reader(e) => e.is_fatal(),
+            Self::Lookups(e) => e.is_fatal(),
             Self::Stopped => false,
         }
     }
@@ -90,6 +95,17 @@ enum Control {
     Stop,
 }
 
+/// What a source task works with.
+pub(crate) struct Parts {
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) lookups: Lookups,
+    pub(crate) links: Links,
+    /// Bytes of input, read and fetched ahead.
+    pub(crate) buffer: u64,
+    pub(crate) events: Events,
+    pub(crate) figures: Figures,
+}
+
 /// Handle of a running source task; dropping it stops the task.
 pub(crate) struct SourceTask {
     control: Sender<Control>,
@@ -97,21 +113,12 @@ pub(crate) struct SourceTask {
 
 impl SourceTask {
     /// Starts the thread. Its end is told as `SourceFailed`, unless it was stopped.
-    pub(crate) fn start(
-        me: TaskManagerId,
-        spec: Arc<JobSpec>,
-        deployment: Deployment,
-        links: Links,
-        budget: &Budget,
-        events: Events,
-        figures: Figures,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(me: TaskManagerId, deployment: Deployment, parts: Parts) -> std::io::Result<Self> {
         let (control, commands) = channel();
-        let buffer = budget.source_bytes;
+        let events = parts.events.clone();
         std::thread::Builder::new().name(format!("source-{}", deployment.attempt)).spawn(move || {
             let (job, attempt) = (deployment.job, deployment.attempt);
-            let ended = Task::open(me, &spec, &deployment, links, buffer, events.clone(), figures)
-                .and_then(|mut task| task.run(&commands));
+            let ended = Task::open(me, &deployment, parts).and_then(|mut task| task.run(&commands));
             match ended {
                 Ok(()) | Err(SourceError::Stopped) => {}
                 Err(e) => {
@@ -148,6 +155,7 @@ struct Task {
     machine: Source,
     reader: Reader,
     decoder: Decoder,
+    lookups: Lookups,
     links: Links,
     events: Events,
     figures: Figures,
@@ -174,29 +182,23 @@ struct Task {
 }
 
 impl Task {
-    fn open(
-        me: TaskManagerId,
-        spec: &Arc<JobSpec>,
-        deployment: &Deployment,
-        links: Links,
-        buffer: u64,
-        events: Events,
-        figures: Figures,
-    ) -> Result<Self, SourceError> {
+    fn open(me: TaskManagerId, deployment: &Deployment, parts: Parts) -> Result<Self, SourceError> {
+        let Parts { spec, lookups, links, buffer, events, figures } = parts;
         let limits = SourceLimits { epoch_records: EPOCH_RECORDS, epoch_bytes: (buffer / 4).min(EPOCH_BYTES) };
         let mut machine = Source::new(me, deployment, limits);
         if let SourceSpec::Files(_) = &spec.source {
             machine = machine.with_gaps();
         }
-        let reader = Reader::open(spec, deployment, machine.starts(), buffer / 2)?;
+        let reader = Reader::open(&spec, deployment, machine.starts(), buffer / 2)?;
         let machine_starts = machine.starts();
         let backlog = machine_starts.keys().map(|split| (*split, Backlog::default())).collect();
-        Ok(Self {
+        let mut task = Self {
             job: deployment.job,
             attempt: deployment.attempt,
             machine,
             reader,
-            decoder: Decoder::new(Arc::clone(spec))?,
+            decoder: Decoder::new(spec)?,
+            lookups,
             links,
             events,
             figures,
@@ -212,7 +214,9 @@ impl Task {
             stirred: Instant::now(),
             readable: Instant::now(),
             halted: false,
-        })
+        };
+        task.load_lookups()?;
+        Ok(task)
     }
 
     fn run(&mut self, commands: &Receiver<Control>) -> Result<(), SourceError> {
@@ -388,6 +392,14 @@ impl Task {
             self.ends.push_back((boundary.epoch, splits.iter().map(|(id, s)| (*id, s.end)).collect()));
             let (job, attempt, epoch) = (self.job, self.attempt, boundary.epoch);
             self.tell(Event::SourceClosed { job, attempt, epoch, splits })?;
+        }
+        self.load_lookups()
+    }
+
+    /// For the records of the epoch that begins.
+    fn load_lookups(&mut self) -> Result<(), SourceError> {
+        if let Some(lookups) = self.lookups.load(self.machine.lookups())? {
+            self.decoder.set_lookups(lookups);
         }
         Ok(())
     }

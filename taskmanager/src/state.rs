@@ -24,7 +24,7 @@ use pulso_dataflow::keyed::KeyedStage;
 use pulso_dataflow::state::Horizon;
 use pulso_job::spec::JobSpec;
 
-pub(crate) use self::snapshots::SnapshotStorage;
+pub(crate) use self::snapshots::{SnapshotError, SnapshotStorage};
 
 use self::group::{Group, Groups, OfStage};
 use tokio::sync::Semaphore;

@@ -4,7 +4,7 @@ use super::job::{Context, Job, Phase};
 use super::journal::{Durable, Then};
 use super::{Command, Coordinator, JobId};
 use crate::ids::LookupsId;
-use crate::lookups::{LookupsVersion, object};
+use crate::lookups::{LookupsState, LookupsVersion, object};
 use crate::record::Record;
 
 impl Coordinator {
@@ -18,6 +18,12 @@ impl Coordinator {
         }
         let record = Record::LookupsRead { job: id, version };
         self.context.journal.append(id, vec![record], Then::LookupsRead(()));
+    }
+
+    /// What is known of a job's lookups, for who reads them again.
+    #[must_use]
+    pub fn lookups(&self, job: JobId) -> Option<&LookupsState> {
+        self.context.journal.state().jobs.get(&job).map(|state| &state.lookups)
     }
 }
 

@@ -46,9 +46,7 @@ fn is_read(world: &World) -> bool {
 }
 
 fn windows_are_closed(world: &World) {
-    let is_last = |instruction: &Instruction| {
-        matches!(instruction, Instruction::OpenCut { opening, .. } if opening.watermark == EventTime::MAX)
-    };
+    let is_last = |instruction: &Instruction| matches!(instruction, Instruction::OpenCut { opening, .. } if opening.watermark == EventTime::MAX);
     assert!(world.sent.iter().any(|(_, instruction)| is_last(instruction)), "no epoch is under the last watermark");
 }
 

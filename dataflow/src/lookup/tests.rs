@@ -124,9 +124,9 @@ fn the_bytes_do_not_depend_on_the_order_of_rows() {
 fn a_bundle_holds_all_and_tells_changed_bytes() {
     let job = job("null");
     let one = encode(&job.lookups[0], &batch(&job, &ROWS)).unwrap();
-    let (bytes, hash) = bundle(std::slice::from_ref(&one));
+    let (bytes, hash) = bundle(&[&one]);
     assert_eq!(unbundle(&job, &bytes).unwrap()[0].columns.num_rows(), 3);
-    assert_ne!(bundle(&[one.clone(), one]).1, hash);
+    assert_ne!(bundle(&[&one, &one]).1, hash);
     for at in [3, 12, bytes.len() - 1] {
         let mut changed = bytes.clone();
         changed[at] ^= 1;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pulso_core::coordinator::{Answer, Call};
 use pulso_core::files::{FileNumber, FilesState, FoundFile};
 use pulso_core::ids::{JobId, Position, SessionId, SplitId, TaskManagerId};
+use pulso_core::lookups::{LookupsState, LookupsVersion};
 use pulso_core::message::Report;
 use pulso_core::record::JobDefinition;
 use pulso_proto::v1;
@@ -35,6 +36,8 @@ pub(crate) enum Input {
     SplitsFound { job: JobId, splits: BTreeMap<SplitId, Position> },
     FilesFound { job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool },
     FilesRetired { job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool },
+    LookupsRead { job: JobId, version: LookupsVersion },
+    Lookups { job: JobId, reply: oneshot::Sender<Option<LookupsState>> },
     Files { job: JobId, reply: oneshot::Sender<Option<FilesState>> },
     Call { call: Call, reply: oneshot::Sender<Result<Answer, NotLeading>> },
     Overview { reply: oneshot::Sender<Overview> },
@@ -81,6 +84,15 @@ impl Handle {
     /// What a job knows of its files; `None` where another JobManager leads, or there is no such job.
     pub(crate) async fn files(&self, job: JobId) -> Option<FilesState> {
         self.ask(|reply| Input::Files { job, reply }).await.ok().flatten()
+    }
+
+    pub(crate) async fn lookups_read(&self, job: JobId, version: LookupsVersion) {
+        self.tell(Input::LookupsRead { job, version }).await;
+    }
+
+    /// What a job knows of its lookups; `None` where another JobManager leads, or there is no such job.
+    pub(crate) async fn lookups(&self, job: JobId) -> Option<LookupsState> {
+        self.ask(|reply| Input::Lookups { job, reply }).await.ok().flatten()
     }
 
     /// Answers when what was asked for is done, which may take long.

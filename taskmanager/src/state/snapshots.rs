@@ -78,17 +78,21 @@ impl SnapshotStorage {
         sync(folders).await
     }
 
+    /// The contents of an object.
+    pub(crate) async fn read(&self, object: &str) -> Result<Bytes, SnapshotError> {
+        let failed = |e: object_store::Error| {
+            if matches!(e, object_store::Error::NotFound { .. }) {
+                return SnapshotError::Corrupt { object: object.to_owned(), reason: "is missing".to_owned() };
+            }
+            SnapshotError::Storage(format!("reading {object}: {e}"))
+        };
+        self.objects.get(&ObjectPath::from(object)).await.map_err(failed)?.bytes().await.map_err(failed)
+    }
+
     /// Reads an object back into `folder`; anything but the very bytes that were stored is an error.
     pub(crate) async fn get(&self, file: &SnapshotFile, folder: &Path) -> Result<(), SnapshotError> {
         let corrupt = |reason: String| SnapshotError::Corrupt { object: file.object.clone(), reason };
-        let at = ObjectPath::from(file.object.as_str());
-        let answer = match self.objects.get(&at).await {
-            Ok(answer) => answer,
-            Err(object_store::Error::NotFound { .. }) => return Err(corrupt("is missing".into())),
-            Err(e) => return Err(SnapshotError::Storage(format!("reading {}: {e}", file.object))),
-        };
-        let contents =
-            answer.bytes().await.map_err(|e| SnapshotError::Storage(format!("reading {}: {e}", file.object)))?;
+        let contents = self.read(&file.object).await?;
         if contents.len() as u64 != file.bytes {
             return Err(corrupt(format!("has {} bytes instead of {}", contents.len(), file.bytes)));
         }

@@ -24,13 +24,14 @@ pub enum Sight {
     BadSnapshot,
     UnclearPut,
     SplitAdded,
+    LookupsGone,
     Copied,
     RolledBack,
     Correction,
 }
 
 impl Sight {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Restore,
         Self::CommitUnknownDone,
         Self::CommitUnknownLost,
@@ -44,6 +45,7 @@ impl Sight {
         Self::BadSnapshot,
         Self::UnclearPut,
         Self::SplitAdded,
+        Self::LookupsGone,
         Self::Copied,
         Self::RolledBack,
         Self::Correction,

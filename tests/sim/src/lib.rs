@@ -9,6 +9,7 @@ mod dedup;
 mod invariants;
 mod job_manager;
 mod kafka;
+mod lookups;
 mod mistakes;
 mod network;
 mod oracle;

@@ -22,6 +22,7 @@ use crate::database::Database;
 use crate::invariants::{Facts, Invariant, Progress, Seen};
 use crate::job_manager::JobManager;
 use crate::kafka::Kafka;
+use crate::lookups::Lookups;
 use crate::mistakes::{Mistake, Mistakes};
 use crate::network::{Arrival, Network};
 use crate::oracle::Oracle;
@@ -45,6 +46,7 @@ pub(crate) struct World {
     pub(crate) databases: BTreeMap<TargetId, Database>,
     pub(crate) log: LogObjects,
     pub(crate) objects: Objects,
+    pub(crate) lookups: Lookups,
     pub(crate) storage_up: bool,
     pub(crate) jms: Vec<JobManager>,
     pub(crate) tms: Vec<TaskManager>,
@@ -97,6 +99,7 @@ impl World {
             kafka_up: true,
             log: LogObjects::default(),
             objects: Objects::default(),
+            lookups: Lookups::default(),
             storage_up: true,
             jms: Vec::new(),
             tms: Vec::new(),

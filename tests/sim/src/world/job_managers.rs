@@ -6,6 +6,7 @@ use std::time::Duration;
 use pulso_core::control_log::{self, Appender, PutAnswer, unframe};
 use pulso_core::coordinator::{self, Answer, Call, Coordinator, NewJob, Now};
 use pulso_core::ids::{Attempt, Epoch, RequestId};
+use pulso_core::lookups::{LookupsVersion, object};
 use pulso_core::message::{Counters, Instruction, Seal};
 use pulso_core::record::Record;
 use pulso_core::worker::Event as Worker;
@@ -13,8 +14,10 @@ use pulso_core::worker::Event as Worker;
 use super::{JOB, World};
 use crate::action::{Action, JmMessage, StorageMessage, TmMessage, WorkerEvent};
 use crate::coverage::Sight;
+use crate::dedup::State;
 use crate::invariants::Seen;
 use crate::job_manager::JobManager;
+use crate::lookups;
 use crate::mistakes::Mistake;
 use crate::task_manager::Life;
 
@@ -70,6 +73,10 @@ impl World {
                 if self.kafka_up {
                     let splits = self.kafka.start.clone();
                     self.coordinator(jm, coordinator::Event::SplitsFound { job: JOB, splits });
+                }
+                if self.chance.per_mille(400) {
+                    let version = self.read_lookups();
+                    self.coordinator(jm, coordinator::Event::LookupsRead { job: JOB, version });
                 }
             }
             JmMessage::Log(event) => self.appender(jm, event),
@@ -237,9 +244,19 @@ impl World {
         let (settings, now) = (self.coordinator_settings(), self.now());
         self.jms[jm].coordinator = Some(Coordinator::new(settings, state, now));
         if !known {
-            let (definition, start) = (self.definition(), self.start_cut());
-            self.call(jm, Call::Submit(Box::new(NewJob { definition, start, lookups: None })));
+            let (definition, mut start) = (self.definition(), self.start_cut());
+            let version = self.read_lookups();
+            start.lookups = Some(version.id);
+            self.call(jm, Call::Submit(Box::new(NewJob { definition, start, lookups: Some(version) })));
         }
+    }
+
+    /// What is in the table changes from time to time, and whatever was read is stored.
+    fn read_lookups(&mut self) -> LookupsVersion {
+        let id = u128::from(self.number()) << 64 | u128::from(self.chance.below(u64::MAX));
+        let version = lookups::version(id, self.chance.below(4), self.wall());
+        self.objects.write(&object(JOB, version.id), State::default());
+        version
     }
 
     /// A put: done and answered; or with an unclear answer, and then done, not done, or done later.
@@ -303,12 +320,18 @@ impl World {
                 self.trace.note(self.schedule.now(), "log", record);
             }
             match record {
-                Record::Submitted { start, .. } => self.oracle.start(start.clone()),
-                Record::Cut { cut, .. } => {
-                    if let Err(what) = self.oracle.seal(cut, &self.kafka) {
-                        self.violation.get_or_insert(format!("cuts-agree: {what}"));
-                    }
+                Record::Submitted { start, .. } => {
+                    self.oracle.start(start.clone());
+                    let named = self.lookups.sealed(start);
+                    self.violated("lookups-agree", named);
                 }
+                Record::Cut { cut, .. } => {
+                    let agrees = self.oracle.seal(cut, &self.kafka);
+                    self.violated("cuts-agree", agrees);
+                    let named = self.lookups.sealed(cut);
+                    self.violated("lookups-agree", named);
+                }
+                Record::Attempt { attempt, .. } => self.lookups.attempt(*attempt),
                 Record::CheckpointDone { manifest, .. } => {
                     self.retained.done(manifest);
                     self.sight(Sight::CheckpointDone);
@@ -320,7 +343,6 @@ impl World {
                 Record::Leader { .. }
                 | Record::Alive
                 | Record::Base(_)
-                | Record::Attempt { .. }
                 | Record::Plan { .. }
                 | Record::Stopping { .. }
                 | Record::Cancelled { .. }
@@ -328,10 +350,16 @@ impl World {
                 | Record::Resumed { .. }
                 | Record::FilesFound { .. }
                 | Record::FilesRetired { .. }
-                | Record::LookupsRead { .. }
-                | Record::LookupsGone { .. } => {}
+                | Record::LookupsRead { .. } => {}
+                Record::LookupsGone { .. } => self.sight(Sight::LookupsGone),
             }
             self.see(&Seen::Logged(record));
+        }
+    }
+
+    pub(crate) fn violated(&mut self, rule: &str, holds: Result<(), String>) {
+        if let Err(what) = holds {
+            self.violation.get_or_insert(format!("{rule}: {what}"));
         }
     }
 

@@ -99,6 +99,11 @@ impl World {
                 }
                 Offer::Skip => *next = Position(record.position.0 + 1),
                 Offer::Take => {
+                    let (epoch, version) = (source.machine.epoch(), source.machine.lookups());
+                    let taken = self.lookups.taken(source.deployment.attempt, epoch, version, &self.objects);
+                    if let Err(what) = taken {
+                        self.violation.get_or_insert(format!("lookups-agree: {what}"));
+                    }
                     *next = Position(record.position.0 + 1);
                     let row = decode(split, record, key_groups);
                     if let Some(content) = row.content {
