@@ -78,6 +78,9 @@ pub(super) fn report(
             return;
         }
         help = match help {
+            _ if scope == Scope::Fields && columns.is_looked_up(name) => {
+                Some("rules and the filter come before lookups: use it in [derive] or in `where` of a sink".to_owned())
+            }
             _ if columns.is_derived(name) && scope == Scope::Fields => {
                 Some("only the columns of [fields] can be used here".to_owned())
             }

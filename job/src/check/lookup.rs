@@ -35,11 +35,7 @@ pub(super) fn read(
     let mut lookups = Vec::new();
     for section in reader.sections(&entry, MAX_TABLES) {
         let name = reader.required(&section, "name").and_then(|entry| name(reader, &entry, columns));
-        let lookup = lookup(reader, &section, columns, targets, name.as_deref());
-        if let Some(name) = &name {
-            columns.add_lookup(name, lookup.is_none());
-        }
-        let lookup = lookup.and_then(|mut lookup| {
+        let lookup = lookup(reader, &section, columns, targets, name.as_deref()).and_then(|mut lookup| {
             let mentioned = mentioned(root, &lookup.name);
             match types.get(&lookup.name) {
                 Some(types) => told(reader, &section, &mut lookup, types, &mentioned, columns)?,
@@ -50,8 +46,8 @@ pub(super) fn read(
             }
             Some(lookup)
         });
-        if let Some(lookup) = &lookup {
-            columns.add_looked_up(lookup);
+        if let Some(name) = &name {
+            columns.add_lookup(name, lookup.as_ref());
         }
         lookups.push(lookup);
     }
@@ -130,10 +126,7 @@ fn on(reader: &mut Reader<'_>, entry: &Entry<'_>, columns: &Columns) -> Option<V
         }
         on.push(index);
     }
-    if good && on.is_empty() {
-        reader.error(code::BAD_LOOKUP, &entry.span, "a lookup needs a field to find its rows by");
-    }
-    (good && !on.is_empty()).then_some(on)
+    good.then_some(on)
 }
 
 /// What the database says of the columns; those of `on` must fit the fields.

@@ -6,6 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use toml::Spanned;
+use toml::de::DeValue;
 
 use super::unknown_name;
 use crate::document::{Entry, Section};
@@ -20,6 +22,8 @@ pub(super) struct Columns {
     lookups: Vec<Lookup>,
     /// All names of `[derive]`, those too that are not read yet.
     derive_names: Vec<String>,
+    /// The same of `[[lookup]]`.
+    lookup_names: Vec<String>,
 }
 
 /// A `[[lookup]]` of the file.
@@ -52,7 +56,12 @@ impl Columns {
         let derive = root.take("derive").and_then(|entry| entry.value.as_table());
         let derive_names =
             derive.iter().flat_map(|table| table.keys()).map(|name| name.get_ref().to_string()).collect();
-        Self { derive_names, ..Self::default() }
+        let lookups = root.take("lookup").and_then(|entry| entry.value.as_array());
+        let name = |lookup: &Spanned<DeValue<'_>>| {
+            Some(lookup.get_ref().as_table()?.get("name")?.get_ref().as_str()?.to_owned())
+        };
+        let lookup_names = lookups.iter().flat_map(|all| all.iter()).filter_map(name).collect();
+        Self { derive_names, lookup_names, ..Self::default() }
     }
 
     pub(super) fn add_field(&mut self, field: FieldSpec) {
@@ -63,20 +72,23 @@ impl Columns {
         self.derives.push(derive);
     }
 
-    pub(super) fn add_lookup(&mut self, name: &str, broken: bool) {
-        self.lookups.push(Lookup { name: name.to_owned(), broken, assumed: false, columns: Vec::new() });
-    }
-
-    /// Of the lookup that was added last.
-    pub(super) fn add_looked_up(&mut self, spec: &LookupSpec) {
-        if let Some(lookup) = self.lookups.last_mut() {
-            lookup.assumed = !spec.known;
-            lookup.columns = spec.arrow().collect();
-        }
+    /// Without `spec` it is broken.
+    pub(super) fn add_lookup(&mut self, name: &str, spec: Option<&LookupSpec>) {
+        self.lookups.push(Lookup {
+            name: name.to_owned(),
+            broken: spec.is_none(),
+            assumed: spec.is_some_and(|spec| !spec.known),
+            columns: spec.map_or_else(Vec::new, |spec| spec.arrow().collect()),
+        });
     }
 
     pub(super) fn is_lookup(&self, name: &str) -> bool {
         self.lookups.iter().any(|lookup| lookup.name == name)
+    }
+
+    /// It is of a lookup, one that is not read yet too.
+    pub(super) fn is_looked_up(&self, column: &str) -> bool {
+        column.split_once('.').is_some_and(|(lookup, _)| self.lookup_names.iter().any(|name| name == lookup))
     }
 
     /// The text names a column whose type nobody knows yet.

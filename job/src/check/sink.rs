@@ -252,7 +252,8 @@ fn sink_table(
 
 /// All of `[fields]` and `[derive]`. None if one of them is broken.
 fn every_column(columns: &Columns) -> Option<Vec<SinkColumn>> {
-    let all = columns.names().enumerate().map(|(index, name)| SinkColumn {
+    let own = columns.names().enumerate().filter(|(index, _)| columns.found(*index).is_none());
+    let all = own.map(|(index, name)| SinkColumn {
         name: name.to_owned(),
         value: SinkValue::Column(index),
         data_type: columns.data_type(index),

@@ -4,6 +4,7 @@ mod aggregates;
 mod bad_input;
 mod examples;
 mod files;
+mod lookups;
 mod mutation;
 mod online;
 mod plan;

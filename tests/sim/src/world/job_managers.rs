@@ -74,7 +74,7 @@ impl World {
                     let splits = self.kafka.start.clone();
                     self.coordinator(jm, coordinator::Event::SplitsFound { job: JOB, splits });
                 }
-                if self.chance.per_mille(400) {
+                if self.chance.per_mille(100) {
                     let version = self.read_lookups();
                     self.coordinator(jm, coordinator::Event::LookupsRead { job: JOB, version });
                 }
