@@ -147,6 +147,36 @@ fn what_was_read_is_not_read_again_unless_it_changes() {
     assert_eq!(names(&folder.look(&known, Instant::now()).unwrap()), ["a.txt 0..9 -"]);
 }
 
+fn read_to_its_end(found: &FoundFile) -> FilesState {
+    let read = ReadFile { size: found.to, modified: found.modified };
+    FilesState { read: BTreeMap::from([(path_hash(&found.path), read)]), ..FilesState::default() }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_gone() {
+    let rig = Rig::new("format = \"jsonl\"");
+    let mut folder = Folder::new(rig.spec());
+    rig.write("a.txt", "1\n");
+    rig.write("b.txt", "2\n");
+    let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
+    let known = read_to_its_end(&found[0]);
+    let gone = vec![path_hash(&found[0].path)];
+    let mut look = || folder.look(&known, Instant::now()).unwrap();
+    fs::remove_file(rig.path("a.txt")).unwrap();
+    assert_eq!((look().gone, look().complete), (gone.clone(), true));
+    // Its folder is in trouble.
+    std::os::unix::fs::symlink("a.txt", rig.path("a.txt")).unwrap();
+    let looked = look();
+    assert_eq!((names(&looked), looked.gone, looked.complete), (vec!["b.txt 0..2 -".to_owned()], vec![], false));
+    assert!(looked.trouble.is_some_and(|trouble| trouble.contains("a.txt: ")));
+    fs::remove_file(rig.path("a.txt")).unwrap();
+    fs::remove_file(rig.path("b.txt")).unwrap();
+    // As it is where nothing is mounted.
+    assert!(look().gone.is_empty());
+    rig.write("c.txt", "3\n");
+    assert_eq!(look().gone, gone);
+}
+
 fn items(reader: &mut FilesReader) -> Vec<String> {
     let mut items = Vec::new();
     let mut take = |item: Item<'_>| {

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pulso_core::files::{FilesState, FoundFile, MAX_FILE_BYTES, MOST_UNREAD, ReadFile, path_hash};
-use pulso_job::spec::{FilesSourceSpec, PATTERN_OPTIONS, SourceFormat};
+use pulso_job::spec::{FilesSourceSpec, SourceFormat};
 
 use super::error::FilesError;
 use super::lines::{Shape, complete_until};
 use super::opened::whole_fault;
+use super::walk::walk;
 
 /// A document that is no document is taken for one that is being written until it has not changed for this long.
 const DOCUMENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub(super) fn identity(path: &Path) -> io::Result<Identity> {
 pub struct Looked {
     /// New files and new parts, in the order of reading: by modification time, then by path.
     pub found: Vec<FoundFile>,
-    /// Hashes of paths that were remembered and are not there any more.
+    /// Hashes of paths that were remembered and are certainly not there any more.
     pub gone: Vec<u64>,
     /// Nothing is there that is not known or among `found`.
     pub complete: bool,
@@ -79,10 +80,11 @@ impl Folder {
     /// # Errors
     /// Where the pattern's folder cannot be looked into.
     pub fn look(&mut self, known: &FilesState, now: Instant) -> Result<Looked, FilesError> {
-        let mut looked = Looked { complete: true, ..Looked::default() };
+        let mut looked = Looked::default();
         let needed = known.needed();
         let (mut new, mut present) = (Vec::new(), BTreeSet::new());
-        for path in self.paths(&mut looked.trouble)? {
+        let mut walked = walk(&self.source.pattern)?;
+        for path in std::mem::take(&mut walked.paths) {
             let hash = path_hash(&path);
             present.insert(hash);
             let before = match (needed.get(path.as_str()), known.read.get(&hash)) {
@@ -90,15 +92,19 @@ impl Folder {
                 (None, Some(read)) => Before::Read(*read),
                 (None, None) => Before::Nothing,
             };
-            // It may have gone since.
-            let Ok(now) = identity(Path::new(&path)) else { continue };
-            if let Some(from) = self.new_from(now, before) {
-                new.push((now.modified, path, now, from));
+            match identity(Path::new(&path)) {
+                Ok(now) => new.extend(self.new_from(now, before).map(|from| (now.modified, path, now, from))),
+                Err(error) => walked.fails_at(Path::new(&path), &error),
             }
         }
-        looked.gone = known.read.keys().filter(|hash| !present.contains(hash)).copied().collect();
+        // A file that is taken for gone is read again when it comes back. A file system that is not mounted, or not in
+        // order, must not bring that about.
+        if !walked.is_partial && !present.is_empty() {
+            looked.gone = known.read.keys().filter(|hash| !present.contains(hash)).copied().collect();
+        }
+        looked.trouble = walked.trouble;
         new.sort_by(|(a, one, ..), (b, other, ..)| (a, one).cmp(&(b, other)));
-        looked.complete = new.len() <= MOST_UNREAD;
+        looked.complete = !walked.is_partial && new.len() <= MOST_UNREAD;
         new.truncate(MOST_UNREAD);
         let mut growing = BTreeMap::new();
         for (_, path, seen, from) in new {
@@ -125,26 +131,6 @@ impl Folder {
         self.growing = growing;
         self.found = looked.found.iter().map(|file| (file.path.clone(), file.clone())).collect();
         Ok(looked)
-    }
-
-    /// All files that match and can be named.
-    fn paths(&self, trouble: &mut Option<String>) -> Result<Vec<String>, FilesError> {
-        let pattern = &self.source.pattern;
-        let fail = |reason: String| FilesError::Pattern { pattern: pattern.clone(), reason };
-        let folder = fixed_folder(pattern);
-        std::fs::read_dir(&folder).map_err(|error| fail(format!("{folder}: {error}")))?;
-        let mut paths = Vec::new();
-        for entry in glob::glob_with(pattern, PATTERN_OPTIONS).map_err(|error| fail(error.msg.to_owned()))? {
-            match entry {
-                Ok(path) if path.is_file() => match path.to_str() {
-                    Some(text) => paths.push(text.to_owned()),
-                    None => *trouble = Some(format!("{}: its name is not UTF-8", path.display())),
-                },
-                Ok(_) => {}
-                Err(error) => *trouble = Some(error.to_string()),
-            }
-        }
-        Ok(paths)
     }
 
     fn is_document(&self) -> bool {
@@ -219,11 +205,4 @@ fn added(file: &mut File, from: u64, size: u64, shape: Shape) -> io::Result<u64>
     let mut bytes = Vec::new();
     file.take((size - from).min(MOST_ADDED)).read_to_end(&mut bytes)?;
     Ok(from + complete_until(&bytes, shape) as u64)
-}
-
-/// The part of a pattern before its first star: it has to be there.
-fn fixed_folder(pattern: &str) -> String {
-    let special = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
-    let folder = pattern[..special].rfind('/').map_or("/", |at| &pattern[..at.max(1)]);
-    folder.to_owned()
 }
