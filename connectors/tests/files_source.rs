@@ -138,7 +138,7 @@ fn what_was_read_is_not_read_again_unless_it_changes() {
     rig.write("a.txt", "{\"r\":[]}");
     let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
     let path = rig.path("a.txt").to_string_lossy().into_owned();
-    let read = ReadFile { size: found[0].to, modified: found[0].modified };
+    let read = ReadFile { size: found[0].to, modified: found[0].modified, inode: found[0].inode };
     let gone = path_hash("/not/there");
     let known = FilesState { read: BTreeMap::from([(path_hash(&path), read), (gone, read)]), ..FilesState::default() };
     let looked = folder.look(&known, Instant::now()).unwrap();
@@ -148,7 +148,7 @@ fn what_was_read_is_not_read_again_unless_it_changes() {
 }
 
 fn read_to_its_end(found: &FoundFile) -> FilesState {
-    let read = ReadFile { size: found.to, modified: found.modified };
+    let read = ReadFile { size: found.to, modified: found.modified, inode: found.inode };
     FilesState { read: BTreeMap::from([(path_hash(&found.path), read)]), ..FilesState::default() }
 }
 
@@ -175,6 +175,31 @@ fn what_cannot_be_looked_at_is_not_taken_for_gone() {
     assert!(look().gone.is_empty());
     rig.write("c.txt", "3\n");
     assert_eq!(look().gone, gone);
+}
+
+#[test]
+fn a_file_in_the_place_of_another_one_is_read_from_its_beginning() {
+    let rig = Rig::new("format = \"jsonl\"\nfollow = true");
+    let mut folder = Folder::new(rig.spec());
+    rig.write("log.txt", "1\n");
+    let first = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
+    let (needed, read) = (state(&place(&first, 0)), read_to_its_end(&first[0]));
+    let mut look = |known: &FilesState| names(&folder.look(known, Instant::now()).unwrap());
+    rig.write("log.txt", "1\n2\n");
+    assert_eq!((look(&needed), look(&read)), (vec!["log.txt 2..4 -".to_owned()], vec!["log.txt 2..4 -".to_owned()]));
+    fs::rename(rig.path("log.txt"), rig.path("log.1")).unwrap();
+    rig.write("log.txt", "3\n4\n5\n");
+    // A replay may need what was there: the new one waits.
+    assert_eq!(look(&needed), [""; 0]);
+    assert_eq!(look(&read), ["log.txt 0..6 -"]);
+    // A copy that was put back is the same file.
+    rig.write("log.txt", "1\n");
+    fs::File::options().append(true).open(rig.path("log.txt")).unwrap().set_modified(time_of(&first[0])).unwrap();
+    assert_eq!(look(&read), [""; 0]);
+}
+
+fn time_of(file: &FoundFile) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(file.modified.unsigned_abs())
 }
 
 fn items(reader: &mut FilesReader) -> Vec<String> {

@@ -87,6 +87,7 @@ pub struct PlacedFile {
 pub struct ReadFile {
     pub size: u64,
     pub modified: i64,
+    pub inode: u64,
 }
 
 /// The files of one split.
@@ -228,7 +229,7 @@ impl FilesState {
         let Some(file) = self.queues.get_mut(&split).and_then(|queue| queue.files.remove(&number)) else { return };
         let hash = path_hash(&file.path);
         if stays {
-            self.read.insert(hash, ReadFile { size: file.to, modified: file.modified });
+            self.read.insert(hash, ReadFile { size: file.to, modified: file.modified, inode: file.inode });
         } else {
             self.read.remove(&hash);
         }

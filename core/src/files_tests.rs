@@ -88,7 +88,7 @@ fn files_retire_once_the_oldest_checkpoint_is_behind_them() {
     state.retire(SplitId(0), FileNumber(0), true);
     state.retire(SplitId(0), FileNumber(1), true);
     assert_eq!(state.needed()["a"].1.to, 12);
-    assert_eq!(state.read[&path_hash("b")], ReadFile { size: 9, modified: file("b", 0, 9).modified });
+    assert_eq!(state.read[&path_hash("b")], ReadFile { size: 9, modified: file("b", 0, 9).modified, inode: 1 });
     state.retire(SplitId(0), FileNumber(2), false);
     assert!(state.needed().is_empty() && !state.read.contains_key(&path_hash("a")));
     // Numbers go on, and a file that comes again is another one.

@@ -88,7 +88,7 @@ impl Folder {
             let hash = path_hash(&path);
             present.insert(hash);
             let before = match (needed.get(path.as_str()), known.read.get(&hash)) {
-                (Some((_, file)), _) => Before::Needed { to: file.to },
+                (Some((_, file)), _) => Before::Needed { to: file.to, inode: file.inode },
                 (None, Some(read)) => Before::Read(*read),
                 (None, None) => Before::Nothing,
             };
@@ -143,13 +143,19 @@ impl Folder {
             Before::Nothing => Some(0),
             // Whatever it has become, a replay may need what it was.
             Before::Needed { .. } if self.is_document() => None,
-            Before::Needed { to } => (now.size > to).then_some(to),
-            Before::Read(read) if self.is_document() => {
-                (now.size != read.size || now.modified != read.modified).then_some(0)
+            // Another file has its name now: it is found as one once nothing needs what was there before.
+            Before::Needed { inode, .. } if now.inode != inode => None,
+            Before::Needed { to, .. } => (now.size > to).then_some(to),
+            Before::Read(read) => {
+                let is_changed = now.size != read.size || now.modified != read.modified;
+                let is_another = now.inode != read.inode;
+                if is_changed && (is_another || self.is_document() || now.size < read.size) {
+                    // Also where it was emptied and begun anew.
+                    Some(0)
+                } else {
+                    (now.size > read.size).then_some(read.size)
+                }
             }
-            Before::Read(read) if now.size > read.size => Some(read.size),
-            // Emptied and begun anew.
-            Before::Read(read) => (now.size < read.size).then_some(0),
         }
     }
 
@@ -195,7 +201,7 @@ impl Folder {
 
 enum Before {
     Nothing,
-    Needed { to: u64 },
+    Needed { to: u64, inode: u64 },
     Read(ReadFile),
 }
 
