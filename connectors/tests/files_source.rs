@@ -275,3 +275,22 @@ fn files_are_moved_and_nothing_is_overwritten() {
     assert_eq!((again.len(), trouble), (3, None));
     assert!(!rig.path("a.txt").exists());
 }
+
+#[test]
+fn a_file_is_not_lost_where_its_folder_has_another_name_too() {
+    let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }");
+    rig.write("a.txt", "{\"r\":[1]}");
+    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let done = rig.folder.path().join("done");
+    std::os::unix::fs::symlink("in", &done).unwrap();
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert!(retired.is_empty() && trouble.is_some_and(|reason| reason.contains("that very folder")));
+    assert!(rig.path("a.txt").exists());
+    // Nor where a link to it has the name that it would get.
+    fs::remove_file(&done).unwrap();
+    fs::create_dir(&done).unwrap();
+    std::os::unix::fs::symlink("../in/a.txt", done.join("a.txt")).unwrap();
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert_eq!((retired.len(), trouble), (1, None));
+    assert_eq!(fs::read_to_string(done.join("a-2.txt")).unwrap(), "{\"r\":[1]}");
+}

@@ -1,7 +1,7 @@
 //! What is new in a folder: looked for again and again by the JobManager.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,13 +27,24 @@ const MOST_ADDED: u64 = 256 << 20;
 pub(super) struct Identity {
     pub(super) size: u64,
     pub(super) modified: i64,
+    pub(super) device: u64,
     pub(super) inode: u64,
 }
 
+impl Identity {
+    pub(super) fn of(data: &Metadata) -> Self {
+        let modified = data.mtime().saturating_mul(1_000_000).saturating_add(data.mtime_nsec() / 1_000);
+        Self { size: data.len(), modified, device: data.dev(), inode: data.ino() }
+    }
+
+    /// One thing under two names.
+    pub(super) fn is_same_as(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
 pub(super) fn identity(path: &Path) -> io::Result<Identity> {
-    let data = std::fs::metadata(path)?;
-    let modified = data.mtime().saturating_mul(1_000_000).saturating_add(data.mtime_nsec() / 1_000);
-    Ok(Identity { size: data.len(), modified, inode: data.ino() })
+    Ok(Identity::of(&std::fs::metadata(path)?))
 }
 
 /// What a look has found.

@@ -8,7 +8,7 @@ use pulso_core::files::{FileNumber, PlacedFile};
 use pulso_core::ids::SplitId;
 use pulso_job::spec::FilesSourceSpec;
 
-use super::look::identity;
+use super::look::{Identity, identity};
 
 /// Moves these files to where the job says. Returns what became of each: true where it stays; a file that could not be
 /// moved is not named, and the reason of one such is told.
@@ -46,6 +46,11 @@ pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, 
 /// Into the folder, under the first name that is free.
 fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    // Under whatever name: a file that is "linked" there already would be removed.
+    if identity(folder)?.is_same_as(identity(parent)?) {
+        return Err(io::Error::other("the file lies in that very folder: name another one in the job"));
+    }
     for number in 1.. {
         let to = folder.join(name(path, number));
         match fs::hard_link(path, &to) {
@@ -54,8 +59,9 @@ fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
                 break;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Linked before a crash, and not removed from here.
-                if identity(&to)?.inode == identity(path)?.inode {
+                // Linked before a crash, and not removed from here. A symbolic link to it is another thing.
+                let entry = |path: &Path| fs::symlink_metadata(path).map(|data| Identity::of(&data));
+                if entry(&to)?.is_same_as(entry(path)?) {
                     fs::remove_file(path)?;
                     break;
                 }
@@ -70,7 +76,7 @@ fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
     }
     File::open(folder)?.sync_all()?;
     // Else it might be back after a power cut, and be read once more.
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    File::open(parent)?.sync_all()
 }
 
 /// To another file system: under a hidden name first, so that the name means the whole file.
