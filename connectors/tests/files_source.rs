@@ -277,6 +277,19 @@ fn files_are_moved_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn a_document_that_was_written_anew_stays() {
+    let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }");
+    rig.write("a.txt", "{\"r\":[1]}");
+    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    rig.write("a.txt", "{\"r\":[2]}");
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert_eq!((retired, trouble), (vec![(SplitId(0), FileNumber(0), true)], None));
+    // Its new contents are found.
+    let looked = Folder::new(rig.spec()).look(&read_to_its_end(&found[0]), Instant::now()).unwrap();
+    assert_eq!(names(&looked), ["a.txt 0..9 -"]);
+}
+
+#[test]
 fn a_file_is_not_lost_where_its_folder_has_another_name_too() {
     let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }");
     rig.write("a.txt", "{\"r\":[1]}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use pulso_core::files::{FileNumber, PlacedFile};
 use pulso_core::ids::SplitId;
-use pulso_job::spec::FilesSourceSpec;
+use pulso_job::spec::{FilesSourceSpec, SourceFormat};
 
 use super::look::{Identity, identity};
 
@@ -14,6 +14,7 @@ use super::look::{Identity, identity};
 /// moved is not named, and the reason of one such is told.
 #[must_use]
 pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, FileNumber, bool)>, Option<String>) {
+    let is_document = matches!(source.format, SourceFormat::Json { .. });
     let (mut retired, mut trouble) = (Vec::new(), None);
     for PlacedFile { split, number, file } in files {
         let folder = if file.bad.is_some() { &source.when_bad } else { &source.when_done };
@@ -27,8 +28,10 @@ pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, 
             }
             // Another file has taken its place, and is found as such.
             (Ok(now), _) if now.inode != file.inode => false,
-            // Something was added to it, or it stays.
+            // Something was added to it.
             (Ok(now), _) if now.size != file.to => true,
+            // It was written anew, and is found as such.
+            (Ok(now), _) if is_document && now.modified != file.modified => true,
             (Ok(_), None) => true,
             (Ok(_), Some(folder)) => match move_to(path, folder) {
                 Ok(()) => false,
