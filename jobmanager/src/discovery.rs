@@ -5,10 +5,11 @@ pub(crate) mod files;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pulso_connectors::files::Folder;
 use pulso_connectors::kafka::{KafkaError, KafkaTopic};
 use pulso_core::ids::{JobId, Position, SplitId};
 use pulso_core::record::JobDefinition;
-use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec, StartPosition, Submission};
+use pulso_job::{JobSpec, SourceSpec, StartPosition, Submission};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::shell::{Catalog, Handle};
@@ -21,7 +22,7 @@ pub(crate) async fn splits(spec: &JobSpec) -> Result<BTreeMap<SplitId, Position>
     let kafka = match &spec.source {
         SourceSpec::Kafka(kafka) => kafka,
         SourceSpec::Files(source) => {
-            files::first_look(source).await?;
+            files::first_look(spec, source).await?;
             return Ok((0..pulso_core::files::SPLITS).map(|split| (SplitId(split), Position(0))).collect());
         }
     };
@@ -56,7 +57,7 @@ async fn look(definition: JobDefinition, handle: Handle, every: Duration, cancel
     let job = definition.id;
     let topic = match open(&definition) {
         Ok(Input::Topic(topic)) => topic,
-        Ok(Input::Files(source)) => return files::look(job, source, handle, every, cancel).await,
+        Ok(Input::Files { folder, follow }) => return files::look(job, folder, follow, handle, every, cancel).await,
         Err(reason) => {
             tracing::error!(%job, reason, "no new splits will be found");
             return;
@@ -96,14 +97,14 @@ async fn now(topic: &KafkaTopic) -> Result<BTreeMap<SplitId, Position>, KafkaErr
 
 enum Input {
     Topic(KafkaTopic),
-    Files(FilesSourceSpec),
+    Files { folder: Folder, follow: bool },
 }
 
 fn open(definition: &JobDefinition) -> Result<Input, String> {
     let spec = spec_of(definition).map_err(|e| format!("the submission in the control log cannot be read: {e}"))?;
-    match spec.source {
-        SourceSpec::Kafka(kafka) => KafkaTopic::open(&kafka).map(Input::Topic).map_err(|e| e.to_string()),
-        SourceSpec::Files(source) => Ok(Input::Files(source)),
+    match &spec.source {
+        SourceSpec::Kafka(kafka) => KafkaTopic::open(kafka).map(Input::Topic).map_err(|e| e.to_string()),
+        SourceSpec::Files(source) => Ok(Input::Files { folder: Folder::new(&spec, source), follow: source.follow }),
     }
 }
 

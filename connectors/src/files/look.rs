@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pulso_core::files::{FilesState, FoundFile, MAX_FILE_BYTES, MOST_UNREAD, ReadFile, path_hash};
-use pulso_job::spec::{FilesSourceSpec, SourceFormat};
+use pulso_job::spec::{FilesSourceSpec, JobSpec, SourceFormat};
 
 use super::error::FilesError;
 use super::lines::{Shape, complete_until};
@@ -64,6 +64,8 @@ pub struct Looked {
 #[derive(Debug)]
 pub struct Folder {
     source: FilesSourceSpec,
+    /// What of a document goes along with each of its records.
+    root: Vec<Vec<String>>,
     /// What was seen of files that are not complete, and since when it has not changed.
     growing: BTreeMap<String, (Identity, Instant)>,
     /// What the last look has found: there may not have been room for it.
@@ -82,8 +84,9 @@ enum Ready {
 
 impl Folder {
     #[must_use]
-    pub fn new(source: FilesSourceSpec) -> Self {
-        Self { source, growing: BTreeMap::new(), found: BTreeMap::new() }
+    pub fn new(job: &JobSpec, source: &FilesSourceSpec) -> Self {
+        let root = job.file_paths().into_iter().map(<[String]>::to_vec).collect();
+        Self { source: source.clone(), root, growing: BTreeMap::new(), found: BTreeMap::new() }
     }
 
     /// One look. `known`: what the job knows.
@@ -186,7 +189,8 @@ impl Folder {
         let patience = if self.is_document() { DOCUMENT_PATIENCE } else { LINE_PATIENCE };
         let settled = !self.source.follow || unchanged >= patience;
         let mut file = File::open(path)?;
-        let bad = if from == 0 { whole_fault(&mut file, seen.size, &self.source.format)? } else { None };
+        let root: Vec<&[String]> = self.root.iter().map(Vec::as_slice).collect();
+        let bad = if from == 0 { whole_fault(&mut file, seen.size, &self.source.format, &root)? } else { None };
         let to = match &self.source.format {
             _ if settled => seen.size,
             SourceFormat::Json { .. } => {
