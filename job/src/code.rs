@@ -80,6 +80,7 @@ codes! {
     AGGREGATE_CORRECTION = "P0076": "Where corrections or deletes can come, a record may change its other columns. An aggregate takes the old record out of the group and window that it was counted in, so group_by and the time field must be columns of the dedup (or tombstone) key. A delete must say of what: deletes need [dedup]."
     BAD_PANEL = "P0080": "A panel's SQL is one SELECT (or WITH ... SELECT) that changes nothing; line, bar, pie and scatter need x and y, histogram x."
     BAD_FILES = "P0085": "Paths of files are relative to the folder of the job file, or absolute. A source's path is a pattern: * and ? within a name, ** for any folders between. What a job writes, and where it moves files to, must not match its own source's pattern: it would read its own output."
+    BAD_TOPIC = "P0086": "A job must not write to the topic that it reads: its output would be its input, without end. Topics whose names begin with pulso-ledger- are Pulso's own: what is written there says what is committed."
     UNUSED = "P0090": "Nothing refers to this. It does no harm, but may be a forgotten sink."
     UNREACHABLE = "P0100": "A server that the file names does not answer, or refuses who asks. Told by `check --online` only: the file itself may be right. Check the address, that the server is up and reachable from here, and the credentials."
     TOPIC = "P0101": "The topic does not exist, or may not be read. A job reads topics that are there; it makes those that its sinks write."

@@ -6,6 +6,7 @@ mod feed;
 mod field;
 mod files;
 mod input;
+mod loops;
 mod name;
 mod panel;
 mod sink;
@@ -115,7 +116,7 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
     let filter = expression::filter(reader, root, &columns);
     expression::derive(reader, root, &mut columns);
     let source = source::read(reader, root, &columns, folder);
-    let targets = target::read(reader, root, folder);
+    let targets = target::read(reader, root, folder, source.as_ref());
     let time = time::time(reader, root, &columns);
     let dedup = time::dedup(reader, root, &columns, time.as_ref());
     if let Some(source) = &source {
@@ -129,7 +130,8 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
     let panels = panel::read(reader, root, &targets);
     if let Some(source) = &source {
         source::on_change_fits(reader, source, &sinks, &aggregates);
-        files::outputs_are_no_input(reader, &source.spec, &targets);
+        loops::oversize_is_no_input(reader, source, &targets);
+        loops::files_are_no_input(reader, source, &targets, name.as_deref(), &sinks, dead_letter.as_ref());
     }
     targets.warn_unused(reader, root);
     reader.no_others(root);
