@@ -122,7 +122,8 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) ->
     if let Some(source) = &source {
         source::tombstone_fits(reader, source, dedup.as_ref());
     }
-    let rows = feed::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
+    let conditions = rules.iter().flatten().map(|rule| &rule.condition).chain(&filter).collect();
+    let rows = feed::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref(), conditions);
     rows.time_fits(reader);
     let aggregates = aggregate::read(reader, root, &rows, time.as_ref(), dedup.as_ref());
     let sinks = sink::read(reader, root, &rows, &targets, &aggregates);
