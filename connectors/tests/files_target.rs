@@ -261,6 +261,18 @@ async fn csv_has_a_header_in_every_file_and_marks_what_changed() {
     assert_eq!(rig.lines(), expected);
 }
 
+#[tokio::test]
+async fn a_formula_stays_the_text_that_it_is() {
+    let rig = Rig::new("1h", "csv");
+    let mut writer = rig.writer();
+    writer.take_over(Attempt(1), &ids(&[0]), true).await.unwrap();
+    let guard = vec![GuardRow { key_group: id(0), from: mark(0), to: mark(1) }];
+    let rows = rows(&[(1, "=1+1", Change::Insert), (2, "@SUM(A1,B1)", Change::Insert)]);
+    writer.transact(&transaction(guard, vec![Epoch(1)]), &[(Epoch(1), rows)]).await.unwrap();
+    writer.finish().await.unwrap();
+    assert_eq!(rig.lines()[..2], ["1,=1+1,0.05,", "2,\"@SUM(A1,B1)\",0.10,"]);
+}
+
 /// Writers come, crash, are taken over, and try to go on all the same: what readers see is what was committed, once.
 #[tokio::test]
 async fn every_committed_row_is_seen_once_through_crashes() {
