@@ -13,7 +13,8 @@ use pulso_connectors::kafka::Flow;
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::files::{FileNumber, FilesState, FoundFile, PlacedFile, ReadFile, path_hash};
 use pulso_core::ids::{Epoch, EventTime, Position, SplitId, WallTime};
-use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec, Submission};
+use pulso_dataflow::document::FileKey;
+use pulso_job::{FieldPath, FilesSourceSpec, JobSpec, PathStart, SourceSpec, Submission};
 use pulso_servers::{TemporaryFolder, temporary_folder};
 
 struct Rig {
@@ -98,7 +99,7 @@ fn state(placed: &[PlacedFile]) -> FilesState {
 #[test]
 fn a_document_is_found_once_it_is_one_and_bad_when_it_stays_none() {
     let rig = Rig::new("each = \"r\"\nfollow = true");
-    let mut folder = Folder::new(rig.spec());
+    let mut folder = Folder::new(&rig.job, &rig.spec());
     let (none, now) = (FilesState::default(), Instant::now());
     rig.write("half.txt", "{\"r\":[{\"id\":1}");
     rig.write("whole.txt", "{\"r\":[]}");
@@ -119,7 +120,7 @@ fn a_document_is_found_once_it_is_one_and_bad_when_it_stays_none() {
 #[test]
 fn of_lines_those_are_found_that_end_and_parts_go_on_where_the_last_ended() {
     let rig = Rig::new("format = \"jsonl\"\nfollow = true");
-    let mut folder = Folder::new(rig.spec());
+    let mut folder = Folder::new(&rig.job, &rig.spec());
     let now = Instant::now();
     rig.write("log.txt", "{\"id\":1}\n{\"id\"");
     let first = folder.look(&FilesState::default(), now).unwrap();
@@ -135,7 +136,7 @@ fn of_lines_those_are_found_that_end_and_parts_go_on_where_the_last_ended() {
 #[test]
 fn what_was_read_is_not_read_again_unless_it_changes() {
     let rig = Rig::new("each = \"r\"");
-    let mut folder = Folder::new(rig.spec());
+    let mut folder = Folder::new(&rig.job, &rig.spec());
     rig.write("a.txt", "{\"r\":[]}");
     let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
     let path = rig.path("a.txt").to_string_lossy().into_owned();
@@ -146,6 +147,61 @@ fn what_was_read_is_not_read_again_unless_it_changes() {
     assert_eq!((names(&looked), looked.gone, looked.complete), (vec![], vec![gone], true));
     rig.write("a.txt", "{\"r\":[7]}");
     assert_eq!(names(&folder.look(&known, Instant::now()).unwrap()), ["a.txt 0..9 -"]);
+}
+
+fn read_to_its_end(found: &FoundFile) -> FilesState {
+    let read = ReadFile { size: found.to, modified: found.modified, inode: found.inode };
+    FilesState { read: BTreeMap::from([(path_hash(&found.path), read)]), ..FilesState::default() }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_gone() {
+    let rig = Rig::new("format = \"jsonl\"");
+    let mut folder = Folder::new(&rig.job, &rig.spec());
+    rig.write("a.txt", "1\n");
+    rig.write("b.txt", "2\n");
+    let found = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
+    let known = read_to_its_end(&found[0]);
+    let gone = vec![path_hash(&found[0].path)];
+    let mut look = || folder.look(&known, Instant::now()).unwrap();
+    fs::remove_file(rig.path("a.txt")).unwrap();
+    assert_eq!((look().gone, look().complete), (gone.clone(), true));
+    // Its folder is in trouble.
+    std::os::unix::fs::symlink("a.txt", rig.path("a.txt")).unwrap();
+    let looked = look();
+    assert_eq!((names(&looked), looked.gone, looked.complete), (vec!["b.txt 0..2 -".to_owned()], vec![], false));
+    assert!(looked.trouble.is_some_and(|trouble| trouble.contains("a.txt: ")));
+    fs::remove_file(rig.path("a.txt")).unwrap();
+    fs::remove_file(rig.path("b.txt")).unwrap();
+    // As it is where nothing is mounted.
+    assert!(look().gone.is_empty());
+    rig.write("c.txt", "3\n");
+    assert_eq!(look().gone, gone);
+}
+
+#[test]
+fn a_file_in_the_place_of_another_one_is_read_from_its_beginning() {
+    let rig = Rig::new("format = \"jsonl\"\nfollow = true");
+    let mut folder = Folder::new(&rig.job, &rig.spec());
+    rig.write("log.txt", "1\n");
+    let first = folder.look(&FilesState::default(), Instant::now()).unwrap().found;
+    let (needed, read) = (state(&place(&first, 0)), read_to_its_end(&first[0]));
+    let mut look = |known: &FilesState| names(&folder.look(known, Instant::now()).unwrap());
+    rig.write("log.txt", "1\n2\n");
+    assert_eq!((look(&needed), look(&read)), (vec!["log.txt 2..4 -".to_owned()], vec!["log.txt 2..4 -".to_owned()]));
+    fs::rename(rig.path("log.txt"), rig.path("log.1")).unwrap();
+    rig.write("log.txt", "3\n4\n5\n");
+    // A replay may need what was there: the new one waits.
+    assert_eq!(look(&needed), [""; 0]);
+    assert_eq!(look(&read), ["log.txt 0..6 -"]);
+    // A copy that was put back is the same file.
+    rig.write("log.txt", "1\n");
+    fs::File::options().append(true).open(rig.path("log.txt")).unwrap().set_modified(time_of(&first[0])).unwrap();
+    assert_eq!(look(&read), [""; 0]);
+}
+
+fn time_of(file: &FoundFile) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(file.modified.unsigned_abs())
 }
 
 fn items(reader: &mut FilesReader) -> Vec<String> {
@@ -171,7 +227,7 @@ fn files_are_read_one_after_the_other_and_from_where_a_cut_ended() {
     rig.write("a.txt", "{\"r\":[{\"id\":1}, {\"id\":2}]}");
     rig.write("b.txt", "broken");
     rig.write("c.txt", "{\"r\":[]}");
-    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let found = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
     assert_eq!(found.len(), 3);
     let placed = place(&found, 4);
     let open = |start| FilesReader::open(&rig.job, BTreeMap::from([(SplitId(0), start)]), placed.clone());
@@ -192,7 +248,7 @@ fn files_are_read_one_after_the_other_and_from_where_a_cut_ended() {
 fn csv_goes_on_within_a_file_and_keeps_its_header() {
     let rig = Rig::new("format = \"csv\"");
     rig.write("a.txt", "id,n\n1,\"x\ny\"\n2,z\n");
-    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let found = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
     let open = |start| FilesReader::open(&rig.job, BTreeMap::from([(SplitId(0), start)]), place(&found, 0));
     assert_eq!(items(&mut open(Position(0))), ["0/5 1,\"x\ny\"", "0/13 2,z", "end 1"]);
     assert_eq!(items(&mut open(Position(14))), ["0/13 2,z", "end 1"]);
@@ -204,7 +260,7 @@ fn files_are_moved_and_nothing_is_overwritten() {
     rig.write("a.txt", "{\"r\":[]}");
     rig.write("b.txt", "broken");
     rig.write("c.txt", "{\"r\":[]}");
-    let found = Folder::new(rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let found = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
     let placed = place(&found, 0);
     fs::create_dir(rig.folder.path().join("done")).unwrap();
     fs::write(rig.folder.path().join("done/a.txt"), "another").unwrap();
@@ -220,4 +276,60 @@ fn files_are_moved_and_nothing_is_overwritten() {
     let (again, trouble) = retire(&rig.spec(), &placed);
     assert_eq!((again.len(), trouble), (3, None));
     assert!(!rig.path("a.txt").exists());
+}
+
+#[test]
+fn a_document_that_was_written_anew_stays() {
+    let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }");
+    rig.write("a.txt", "{\"r\":[1]}");
+    let found = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    rig.write("a.txt", "{\"r\":[2]}");
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert_eq!((retired, trouble), (vec![(SplitId(0), FileNumber(0), true)], None));
+    // Its new contents are found.
+    let looked = Folder::new(&rig.job, &rig.spec()).look(&read_to_its_end(&found[0]), Instant::now()).unwrap();
+    assert_eq!(names(&looked), ["a.txt 0..9 -"]);
+}
+
+#[test]
+fn a_file_is_not_lost_where_its_folder_has_another_name_too() {
+    let rig = Rig::new("each = \"r\"\nwhen_done = { move_to = \"done\" }");
+    rig.write("a.txt", "{\"r\":[1]}");
+    let found = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap().found;
+    let done = rig.folder.path().join("done");
+    std::os::unix::fs::symlink("in", &done).unwrap();
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert!(retired.is_empty() && trouble.is_some_and(|reason| reason.contains("that very folder")));
+    assert!(rig.path("a.txt").exists());
+    // Nor where a link to it has the name that it would get.
+    fs::remove_file(&done).unwrap();
+    fs::create_dir(&done).unwrap();
+    std::os::unix::fs::symlink("../in/a.txt", done.join("a.txt")).unwrap();
+    let (retired, trouble) = retire(&rig.spec(), &place(&found, 0));
+    assert_eq!((retired.len(), trouble), (1, None));
+    assert_eq!(fs::read_to_string(done.join("a-2.txt")).unwrap(), "{\"r\":[1]}");
+}
+
+#[test]
+fn a_document_is_judged_alike_when_it_is_found_and_when_it_is_read() {
+    let mut rig = Rig::new("each = \"r\"");
+    let root = FieldPath { from: PathStart::File, keys: vec!["ward".to_owned()] };
+    rig.job.fields[0].paths = vec![root];
+    rig.write("good.txt", "{\"ward\":1,\"r\":[1]}");
+    rig.write("large.txt", &format!("{{\"ward\":\"{}\",\"r\":[1]}}", "w".repeat(1 << 20)));
+    rig.write("twice.txt", "{\"ward\":1,\"ward\":2,\"r\":[1]}");
+    let looked = Folder::new(&rig.job, &rig.spec()).look(&FilesState::default(), Instant::now()).unwrap();
+    let bad: Vec<Option<&str>> = looked.found.iter().map(|file| file.bad.as_deref()).collect();
+    assert_eq!(bad, [None, Some("too_large"), Some("duplicate_key")]);
+    let mut reader = FilesReader::open(&rig.job, BTreeMap::from([(SplitId(0), Position(0))]), place(&looked.found, 0));
+    let mut keys = Vec::new();
+    let mut take = |item: Item<'_>| {
+        if let Item::Record { key, .. } = item {
+            keys.push(FileKey::decode(key).unwrap());
+        }
+        Flow::Continue
+    };
+    while reader.poll(100, &mut take).unwrap() > 0 {}
+    assert_eq!(keys.iter().map(|key| key.bad.as_deref()).collect::<Vec<_>>(), bad);
+    assert_eq!(keys[0].root.as_deref(), Some("{\"ward\":1}"));
 }

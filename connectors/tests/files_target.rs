@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,6 +216,35 @@ async fn a_folder_that_is_gone_reads_as_a_ledger_that_went_back() {
     assert_eq!(epochs(&rig.writer().take_over(Attempt(2), &ids(&[0]), false).await.unwrap()), [None]);
 }
 
+/// The folders of the writers that have not gone.
+fn chains(rig: &Rig) -> Vec<PathBuf> {
+    let ledger = rig.folder.path().join("out/_pulso").join(JobId::default().to_string());
+    std::fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn rows_that_were_decided_and_not_published_are_published_by_who_claims_next() {
+    let rig = Rig::new("1h", "jsonl");
+    let mut writer = rig.writer();
+    writer.take_over(Attempt(1), &ids(&[0]), true).await.unwrap();
+    commit(&mut writer, &[0], 0, 1, 1).await;
+    // Something lies where the file is to be.
+    let chain = chains(&rig).pop().unwrap();
+    let part = chain.file_name().unwrap().to_string_lossy()[11..19].to_owned();
+    let obstacle = rig.folder.path().join(format!("out/ward-sink1-1-{part}-00000002.jsonl"));
+    std::fs::create_dir(&obstacle).unwrap();
+    let failed = writer.finish().await;
+    assert!(matches!(failed, Err(TargetError::ConnectionLost { .. })), "{failed:?}");
+    let failed = writer.register(Attempt(1), &ids(&[0])).await;
+    assert!(matches!(failed, Err(TargetError::Retry { .. })), "{failed:?}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(epochs(&writer.register(Attempt(1), &ids(&[0])).await.unwrap()), [Some((1, 1))]);
+    assert_eq!(rig.lines(), [r#"{"id":1,"name":"x","value":0.05}"#]);
+    assert_eq!(commit(&mut writer, &[0], 1, 2, 2).await, Outcome::Committed);
+    writer.finish().await.unwrap();
+    assert_eq!(rig.lines().len(), 2);
+}
+
 #[tokio::test]
 async fn csv_has_a_header_in_every_file_and_marks_what_changed() {
     let rig = Rig::new("1h", "csv");
@@ -230,6 +259,18 @@ async fn csv_has_a_header_in_every_file_and_marks_what_changed() {
         ["id,name,value,pulso_change", "1,\"a,\"\"b\"\"\",0.05,", "2,,0.10,correction", "3,\"\",0.15,delete"];
     expected.sort_unstable();
     assert_eq!(rig.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_formula_stays_the_text_that_it_is() {
+    let rig = Rig::new("1h", "csv");
+    let mut writer = rig.writer();
+    writer.take_over(Attempt(1), &ids(&[0]), true).await.unwrap();
+    let guard = vec![GuardRow { key_group: id(0), from: mark(0), to: mark(1) }];
+    let rows = rows(&[(1, "=1+1", Change::Insert), (2, "@SUM(A1,B1)", Change::Insert)]);
+    writer.transact(&transaction(guard, vec![Epoch(1)]), &[(Epoch(1), rows)]).await.unwrap();
+    writer.finish().await.unwrap();
+    assert_eq!(rig.lines()[..2], ["1,=1+1,0.05,", "2,\"@SUM(A1,B1)\",0.10,"]);
 }
 
 /// Writers come, crash, are taken over, and try to go on all the same: what readers see is what was committed, once.

@@ -12,6 +12,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -44,11 +45,15 @@ async fn create(kafka: &Kafka, topic: &str, partitions: i32) -> AdminClient<Defa
     admin
 }
 
-/// Sends numbers, each with a timestamp of its own.
+/// Sends numbers, each with a timestamp of its own, and with headers that nobody looks at: many, and no text.
 fn send(producer: &BaseProducer, topic: &str, partition: i32, values: std::ops::Range<i64>) {
     for value in values {
         let text = value.to_string();
+        let headers = (0..100).fold(OwnedHeaders::new(), |headers, _| {
+            headers.insert(Header { key: "trace", value: Some(b"\xff\xfe\0") })
+        });
         let record = BaseRecord::to(topic).partition(partition).key("k").payload(&text).timestamp(hours(value));
+        let record = record.headers(headers);
         producer.send(record).unwrap();
     }
     producer.flush(PATIENCE).unwrap();

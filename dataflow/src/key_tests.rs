@@ -92,3 +92,12 @@ fn the_bytes_are_stable() {
     assert_eq!(encode(&key), *b"\x08\0\0\0\x03p-1\x05\0\x06\x0a\x24\x18\x20\x20\x78");
     assert_eq!(pulso_core::key_group::of_key(&encode(&key[..1]), 32).0, 11);
 }
+
+/// No two spellings are one key, however alike they look: nobody normalises, so producers must agree.
+#[test]
+fn text_is_a_key_byte_by_byte() {
+    let spellings = ["é", "e\u{301}", "É", "é ", "\u{fb01}", "fi", "\u{212b}", "\u{c5}", "A\u{30a}", "a", "a\u{200b}"];
+    let keys: std::collections::BTreeSet<Vec<u8>> =
+        spellings.iter().map(|text| encode(&[KeyValue::Text((*text).to_owned())])).collect();
+    assert_eq!(keys.len(), spellings.len());
+}

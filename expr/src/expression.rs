@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion_expr::Operator;
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr};
 
 use crate::compile::compile;
 use crate::error::{ExpressionError, ExpressionErrorKind};
@@ -59,6 +61,23 @@ impl Expression {
     /// Columns (indexes into the schema) that it reads, ascending.
     pub fn columns(&self) -> &[usize] {
         &self.inner.columns
+    }
+
+    /// Columns (indexes into the schema) of which a condition says in so many words that they hold a value, ascending:
+    /// `x is not null`, alone or with `and` before or behind it. There may be more.
+    pub fn present(&self) -> Vec<usize> {
+        let mut columns = Vec::new();
+        let mut parts = vec![&self.inner.physical];
+        while let Some(part) = parts.pop() {
+            if let Some(both) = part.downcast_ref::<BinaryExpr>().filter(|both| *both.op() == Operator::And) {
+                parts.extend([both.left(), both.right()]);
+            } else if let Some(tested) = part.downcast_ref::<IsNotNullExpr>() {
+                columns.extend(tested.arg().downcast_ref::<Column>().map(Column::index));
+            }
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        columns
     }
 
     /// One value per row. The batch's leading columns must be those of the schema; it may have more behind them.

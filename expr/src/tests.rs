@@ -241,3 +241,17 @@ fn int64_overflow_is_an_error_not_a_wrap() {
     let error = Expression::compile("n + 1", &schema).unwrap().evaluate(&batch).unwrap_err();
     assert_eq!(error.message(), "a number is out of range");
 }
+
+#[test]
+fn a_condition_says_which_columns_hold_a_value() {
+    for (sql, columns) in [
+        ("count is not null", vec![2]),
+        ("heart_rate > 3 and (price is not null and not (count is null))", vec![2, 3]),
+        ("count is not null or price is not null", vec![]),
+        ("not (count is not null and price is not null)", vec![]),
+        ("count + 1 is not null", vec![]),
+        ("count is null", vec![]),
+    ] {
+        assert_eq!(Expression::compile(sql, &schema()).unwrap().present(), columns, "{sql}");
+    }
+}

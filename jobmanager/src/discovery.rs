@@ -5,6 +5,7 @@ pub(crate) mod files;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pulso_connectors::files::Folder;
 use pulso_connectors::kafka::{KafkaError, KafkaTopic};
 use pulso_core::ids::{JobId, Position, SplitId};
 use pulso_core::record::JobDefinition;
@@ -23,7 +24,7 @@ pub(crate) async fn splits(spec: &JobSpec) -> Result<BTreeMap<SplitId, Position>
     let kafka = match &spec.source {
         SourceSpec::Kafka(kafka) => kafka,
         SourceSpec::Files(source) => {
-            files::first_look(source).await?;
+            files::first_look(spec, source).await?;
             return Ok((0..pulso_core::files::SPLITS).map(|split| (SplitId(split), Position(0))).collect());
         }
     };
@@ -57,16 +58,19 @@ impl Discoveries {
 }
 
 fn start(job: JobId, spec: JobSpec, handle: &Handle, objects: &Objects, every: Duration, cancel: &CancellationToken) {
-    let (source, handle) = (spec.source.clone(), handle.clone());
-    if !spec.lookups.is_empty() {
-        tokio::spawn(lookups::refresh(job, spec, handle.clone(), objects.clone(), cancel.clone()));
-    }
-    match source {
-        SourceSpec::Files(source) => drop(tokio::spawn(files::look(job, source, handle, every, cancel.clone()))),
-        SourceSpec::Kafka(kafka) => match KafkaTopic::open(&kafka) {
-            Ok(topic) => drop(tokio::spawn(look(job, topic, handle, every, cancel.clone()))),
+    let handle = handle.clone();
+    match &spec.source {
+        SourceSpec::Files(source) => {
+            let (folder, follow) = (Folder::new(&spec, source), source.follow);
+            tokio::spawn(files::look(job, folder, follow, handle.clone(), every, cancel.clone()));
+        }
+        SourceSpec::Kafka(kafka) => match KafkaTopic::open(kafka) {
+            Ok(topic) => drop(tokio::spawn(look(job, topic, handle.clone(), every, cancel.clone()))),
             Err(e) => tracing::error!(%job, reason = %e, "no new splits will be found"),
         },
+    }
+    if !spec.lookups.is_empty() {
+        tokio::spawn(lookups::refresh(job, spec, handle, objects.clone(), cancel.clone()));
     }
 }
 

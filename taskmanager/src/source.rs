@@ -14,12 +14,12 @@ use pulso_connectors::kafka::Flow;
 use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, EventTime, JobId, Position, SplitId, Stage, TaskManagerId, WallTime};
 use pulso_core::message::{Barrier, Deployment, Opening};
-use pulso_core::source::{Boundary, Mismatch, Offer, Source, SourceLimits};
+use pulso_core::source::{Boundary, Mismatch, Source, SourceLimits};
 use pulso_dataflow::decode::Decoder;
 use pulso_job::spec::{JobSpec, SourceSpec};
 use thiserror::Error;
 
-use self::backlog::{Backlog, HELD_BYTES, hold, offer};
+use self::backlog::Backlog;
 pub(crate) use self::lookups::Lookups;
 use self::lookups::LookupsError;
 use self::reader::{Input, Reader, ReaderError};
@@ -315,20 +315,13 @@ impl Task {
                 Input::End { split, position } => (split, position),
             };
             next.insert(split, after);
-            if decoder.bytes() >= PART_BYTES || mismatch.is_some() {
-                hold(backlog, split, &item);
-                return Flow::Stop;
+            match backlog.entry(split).or_default().take(machine, decoder, &item) {
+                Ok(flow) => flow,
+                Err(e) => {
+                    mismatch = Some(e);
+                    Flow::Stop
+                }
             }
-            if backlog.get(&split).is_some_and(|b| !b.records.is_empty()) {
-                hold(backlog, split, &item);
-                return Flow::Continue;
-            }
-            match offer(machine, decoder, &item) {
-                Ok(Offer::Hold) => hold(backlog, split, &item),
-                Ok(Offer::Take | Offer::Skip) => {}
-                Err(e) => mismatch = Some(e),
-            }
-            Flow::Continue
         };
         let taken = self.reader.poll(wait, 4096, &mut take)?;
         if taken > 0 {
@@ -338,7 +331,7 @@ impl Task {
             return Err(mismatch.into());
         }
         for (split, backlog) in &mut self.backlog {
-            if backlog.bytes > HELD_BYTES && !backlog.paused && !self.halted {
+            if backlog.is_full() && !backlog.paused && !self.halted {
                 self.reader.pause(*split)?;
                 backlog.paused = true;
             }
@@ -360,17 +353,10 @@ impl Task {
     /// Offers again what came before its epoch, at most one part's worth.
     fn offer_held(&mut self) -> Result<(), SourceError> {
         for (split, backlog) in &mut self.backlog {
-            while let Some(held) = backlog.records.front() {
-                if self.decoder.bytes() >= PART_BYTES {
-                    return Ok(());
-                }
-                if offer(&mut self.machine, &mut self.decoder, &held.input(*split))? == Offer::Hold {
-                    break;
-                }
-                backlog.bytes -= held.bytes();
-                backlog.records.pop_front();
+            if !backlog.offer(*split, &mut self.machine, &mut self.decoder)? {
+                return Ok(());
             }
-            if backlog.paused && backlog.bytes < HELD_BYTES / 2 {
+            if backlog.paused && backlog.is_low() {
                 if !self.halted {
                     self.reader.resume(*split)?;
                 }

@@ -96,11 +96,11 @@ fn dead_letters_tell_the_record() {
 fn two_sinks_of_one_name_can_be_told_apart() {
     let spec = job(&format!(
         "{SINK}key = [\"id\"]\n[target.bus]\ntype = \"kafka\"\nbrokers = \"b:1\"\n\
-         [[sink]]\nto = \"bus\"\ntopic = \"t\"\n[[sink]]\nto = \"bus\"\ntopic = \"t\""
+         [[sink]]\nto = \"bus\"\ntopic = \"out\"\n[[sink]]\nto = \"bus\"\ntopic = \"out\""
     ));
     let outcome = run(&spec, &[]);
     let names: Vec<&str> = outcome.tables.iter().map(|table| table.name.as_str()).collect();
-    assert_eq!(names, ["t", "t#2", "t#3"]);
+    assert_eq!(names, ["t", "out", "out#2"]);
 }
 
 /// All lines are of one file.

@@ -7,6 +7,8 @@ use pulso_dataflow::decode::MAX_FILE_RECORD;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 256 << 10;
+/// Of a record that is too long.
+const KEPT: usize = MAX_FILE_RECORD + 1;
 
 /// How records end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +59,13 @@ impl<R: Read> Lines<R> {
     fn bounds(&mut self) -> io::Result<Option<Bounds>> {
         loop {
             let at = self.offset + self.start as u64;
-            if let Some((end, text)) = self.complete() {
+            if let Some((end, text)) = record(&self.buffer, self.start, self.shape) {
                 return Ok(Some(Bounds { at, end, text }));
             }
-            let long = self.buffer.len() - self.start > MAX_FILE_RECORD;
+            let long = self.buffer.len() - self.start > KEPT;
             if self.left == 0 || long {
-                // A quote that nobody closes must not swallow the file: its line alone is the bad record.
                 if let Some((end, text)) = line(&self.buffer, self.start) {
-                    return Ok(Some(Bounds { at, end, text }));
+                    return Ok(Some(Bounds { at, end, text: text.min(self.start + KEPT) }));
                 }
                 if long {
                     let (end, text) = self.too_long()?;
@@ -78,29 +79,21 @@ impl<R: Read> Lines<R> {
         }
     }
 
-    fn complete(&self) -> Option<(usize, usize)> {
-        match self.shape {
-            Shape::Jsonl => line(&self.buffer, self.start),
-            Shape::Csv { delimiter } => csv::record_end(&self.buffer, self.start, delimiter),
-        }
-    }
-
     /// Reads on to the line's end and keeps only its first bytes.
     fn too_long(&mut self) -> io::Result<(usize, usize)> {
         self.buffer.drain(..self.start);
         self.offset += self.start as u64;
         self.start = 0;
-        let kept = MAX_FILE_RECORD + 1;
         loop {
-            if let Some((end, _)) = line(&self.buffer, kept.min(self.buffer.len())) {
-                return Ok((end, kept));
+            if let Some((end, _)) = line(&self.buffer, KEPT.min(self.buffer.len())) {
+                return Ok((end, KEPT));
             }
             if self.left == 0 {
-                return Ok((self.buffer.len(), kept));
+                return Ok((self.buffer.len(), KEPT));
             }
             // What lies between is never looked at again: the offset moves along.
-            let between = self.buffer.len() - kept;
-            self.buffer.truncate(kept);
+            let between = self.buffer.len() - KEPT;
+            self.buffer.truncate(KEPT);
             self.offset += between as u64;
             self.read_chunk()?;
         }
@@ -127,6 +120,18 @@ impl<R: Read> Lines<R> {
     }
 }
 
+/// The record that begins at `from`: where it ends, and its text. `None` where these bytes end before it does, and where
+/// it is too long, whatever else was read with it: a replay reads other pieces.
+fn record(bytes: &[u8], from: usize, shape: Shape) -> Option<(usize, usize)> {
+    // The end of a line may have two bytes.
+    let bytes = &bytes[..bytes.len().min(from + MAX_FILE_RECORD + 2)];
+    let found = match shape {
+        Shape::Jsonl => line(bytes, from),
+        Shape::Csv { delimiter } => csv::record_end(bytes, from, delimiter),
+    };
+    found.filter(|(_, text)| text - from <= MAX_FILE_RECORD)
+}
+
 /// The line that begins at `from`: where it ends, and its text.
 fn line(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
     let end = from + bytes.get(from..)?.iter().position(|byte| *byte == b'\n')?;
@@ -134,16 +139,18 @@ fn line(bytes: &[u8], from: usize) -> Option<(usize, usize)> {
     Some((end + 1, text))
 }
 
-/// Where the last complete record of these bytes ends, `from` bytes into the file.
+/// Where the last complete record of these bytes ends. A quote that nobody closes must not keep what follows it from
+/// being read: as soon as its record is too long, its line alone is the bad record.
 pub(super) fn complete_until(bytes: &[u8], shape: Shape) -> usize {
-    match shape {
-        Shape::Jsonl => bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
-        Shape::Csv { delimiter } => {
-            let mut at = 0;
-            while let Some((end, _)) = csv::record_end(bytes, at, delimiter) {
-                at = end;
-            }
-            at
+    if shape == Shape::Jsonl {
+        return bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    }
+    let mut at = 0;
+    loop {
+        let too_long = || line(bytes, at).filter(|_| bytes.len() - at > KEPT);
+        match record(bytes, at, shape).or_else(too_long) {
+            Some((end, _)) => at = end,
+            None => return at,
         }
     }
 }
@@ -209,5 +216,37 @@ mod tests {
         assert_eq!(complete_until(b"ab", Shape::Jsonl), 0);
         assert_eq!(complete_until(b"a\n\"b\nc", CSV), 2);
         assert_eq!(complete_until(b"a\n\"b\"\n", CSV), 6);
+    }
+
+    #[test]
+    fn a_quote_that_nobody_closes_ends_with_its_line_once_its_record_would_be_too_long() {
+        let line = "x,y\n";
+        let open = |after: usize| format!("a,b\n\"open,c\n{}z", line.repeat(after / line.len()));
+        assert_eq!(complete_until(open(1_000).as_bytes(), CSV), 4, "it may yet be closed");
+        let text = open(MAX_FILE_RECORD);
+        let end = complete_until(text.as_bytes(), CSV);
+        assert_eq!(end, text.len() - 1);
+        // What reads up to there comes to the same records.
+        let found = texts(&text.as_bytes()[..end], CSV);
+        assert_eq!(found[..3], ["0 a,b", "4 \"open,c", "12 x,y"]);
+        assert_eq!(found.len(), 2 + MAX_FILE_RECORD / line.len());
+    }
+
+    #[test]
+    fn a_record_is_the_same_however_much_is_read_with_it() {
+        // It is as long as what is read before it is given up, but for what comes before it.
+        let long = "w".repeat(MAX_FILE_RECORD + CHUNK - 3);
+        let closed_late = format!("\"v\n{}\"", &long[5..]);
+        for text in [format!("first\n{long}\nlast"), format!("first\n{closed_late}\nlast")] {
+            for shape in [Shape::Jsonl, CSV] {
+                let whole = all(text.as_bytes(), shape);
+                for (begin, _) in &whole {
+                    let from = usize::try_from(*begin).unwrap();
+                    let rest = all(&text.as_bytes()[from..], shape).into_iter().map(|(at, r)| (at + begin, r.len()));
+                    let same = whole.iter().filter(|(at, _)| at >= begin).map(|(at, r)| (*at, r.len()));
+                    assert!(rest.eq(same), "from {begin}");
+                }
+            }
+        }
     }
 }

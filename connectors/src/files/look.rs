@@ -1,18 +1,19 @@
 //! What is new in a folder: looked for again and again by the JobManager.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pulso_core::files::{FilesState, FoundFile, MAX_FILE_BYTES, MOST_UNREAD, ReadFile, path_hash};
-use pulso_job::spec::{FilesSourceSpec, PATTERN_OPTIONS, SourceFormat};
+use pulso_job::spec::{FilesSourceSpec, JobSpec, SourceFormat};
 
 use super::error::FilesError;
 use super::lines::{Shape, complete_until};
 use super::opened::whole_fault;
+use super::walk::walk;
 
 /// A document that is no document is taken for one that is being written until it has not changed for this long.
 const DOCUMENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -26,13 +27,24 @@ const MOST_ADDED: u64 = 256 << 20;
 pub(super) struct Identity {
     pub(super) size: u64,
     pub(super) modified: i64,
+    pub(super) device: u64,
     pub(super) inode: u64,
 }
 
+impl Identity {
+    pub(super) fn of(data: &Metadata) -> Self {
+        let modified = data.mtime().saturating_mul(1_000_000).saturating_add(data.mtime_nsec() / 1_000);
+        Self { size: data.len(), modified, device: data.dev(), inode: data.ino() }
+    }
+
+    /// One thing under two names.
+    pub(super) fn is_same_as(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
 pub(super) fn identity(path: &Path) -> io::Result<Identity> {
-    let data = std::fs::metadata(path)?;
-    let modified = data.mtime().saturating_mul(1_000_000).saturating_add(data.mtime_nsec() / 1_000);
-    Ok(Identity { size: data.len(), modified, inode: data.ino() })
+    Ok(Identity::of(&std::fs::metadata(path)?))
 }
 
 /// What a look has found.
@@ -40,7 +52,7 @@ pub(super) fn identity(path: &Path) -> io::Result<Identity> {
 pub struct Looked {
     /// New files and new parts, in the order of reading: by modification time, then by path.
     pub found: Vec<FoundFile>,
-    /// Hashes of paths that were remembered and are not there any more.
+    /// Hashes of paths that were remembered and are certainly not there any more.
     pub gone: Vec<u64>,
     /// Nothing is there that is not known or among `found`.
     pub complete: bool,
@@ -52,6 +64,8 @@ pub struct Looked {
 #[derive(Debug)]
 pub struct Folder {
     source: FilesSourceSpec,
+    /// What of a document goes along with each of its records.
+    root: Vec<Vec<String>>,
     /// What was seen of files that are not complete, and since when it has not changed.
     growing: BTreeMap<String, (Identity, Instant)>,
     /// What the last look has found: there may not have been room for it.
@@ -70,8 +84,9 @@ enum Ready {
 
 impl Folder {
     #[must_use]
-    pub fn new(source: FilesSourceSpec) -> Self {
-        Self { source, growing: BTreeMap::new(), found: BTreeMap::new() }
+    pub fn new(job: &JobSpec, source: &FilesSourceSpec) -> Self {
+        let root = job.file_paths().into_iter().map(<[String]>::to_vec).collect();
+        Self { source: source.clone(), root, growing: BTreeMap::new(), found: BTreeMap::new() }
     }
 
     /// One look. `known`: what the job knows.
@@ -79,26 +94,31 @@ impl Folder {
     /// # Errors
     /// Where the pattern's folder cannot be looked into.
     pub fn look(&mut self, known: &FilesState, now: Instant) -> Result<Looked, FilesError> {
-        let mut looked = Looked { complete: true, ..Looked::default() };
+        let mut looked = Looked::default();
         let needed = known.needed();
         let (mut new, mut present) = (Vec::new(), BTreeSet::new());
-        for path in self.paths(&mut looked.trouble)? {
+        let mut walked = walk(&self.source.pattern)?;
+        for path in std::mem::take(&mut walked.paths) {
             let hash = path_hash(&path);
             present.insert(hash);
             let before = match (needed.get(path.as_str()), known.read.get(&hash)) {
-                (Some((_, file)), _) => Before::Needed { to: file.to },
+                (Some((_, file)), _) => Before::Needed { to: file.to, inode: file.inode },
                 (None, Some(read)) => Before::Read(*read),
                 (None, None) => Before::Nothing,
             };
-            // It may have gone since.
-            let Ok(now) = identity(Path::new(&path)) else { continue };
-            if let Some(from) = self.new_from(now, before) {
-                new.push((now.modified, path, now, from));
+            match identity(Path::new(&path)) {
+                Ok(now) => new.extend(self.new_from(now, before).map(|from| (now.modified, path, now, from))),
+                Err(error) => walked.fails_at(Path::new(&path), &error),
             }
         }
-        looked.gone = known.read.keys().filter(|hash| !present.contains(hash)).copied().collect();
+        // A file that is taken for gone is read again when it comes back. A file system that is not mounted, or not in
+        // order, must not bring that about.
+        if !walked.is_partial && !present.is_empty() {
+            looked.gone = known.read.keys().filter(|hash| !present.contains(hash)).copied().collect();
+        }
+        looked.trouble = walked.trouble;
         new.sort_by(|(a, one, ..), (b, other, ..)| (a, one).cmp(&(b, other)));
-        looked.complete = new.len() <= MOST_UNREAD;
+        looked.complete = !walked.is_partial && new.len() <= MOST_UNREAD;
         new.truncate(MOST_UNREAD);
         let mut growing = BTreeMap::new();
         for (_, path, seen, from) in new {
@@ -127,26 +147,6 @@ impl Folder {
         Ok(looked)
     }
 
-    /// All files that match and can be named.
-    fn paths(&self, trouble: &mut Option<String>) -> Result<Vec<String>, FilesError> {
-        let pattern = &self.source.pattern;
-        let fail = |reason: String| FilesError::Pattern { pattern: pattern.clone(), reason };
-        let folder = fixed_folder(pattern);
-        std::fs::read_dir(&folder).map_err(|error| fail(format!("{folder}: {error}")))?;
-        let mut paths = Vec::new();
-        for entry in glob::glob_with(pattern, PATTERN_OPTIONS).map_err(|error| fail(error.msg.to_owned()))? {
-            match entry {
-                Ok(path) if path.is_file() => match path.to_str() {
-                    Some(text) => paths.push(text.to_owned()),
-                    None => *trouble = Some(format!("{}: its name is not UTF-8", path.display())),
-                },
-                Ok(_) => {}
-                Err(error) => *trouble = Some(error.to_string()),
-            }
-        }
-        Ok(paths)
-    }
-
     fn is_document(&self) -> bool {
         matches!(self.source.format, SourceFormat::Json { .. })
     }
@@ -157,13 +157,19 @@ impl Folder {
             Before::Nothing => Some(0),
             // Whatever it has become, a replay may need what it was.
             Before::Needed { .. } if self.is_document() => None,
-            Before::Needed { to } => (now.size > to).then_some(to),
-            Before::Read(read) if self.is_document() => {
-                (now.size != read.size || now.modified != read.modified).then_some(0)
+            // Another file has its name now: it is found as one once nothing needs what was there before.
+            Before::Needed { inode, .. } if now.inode != inode => None,
+            Before::Needed { to, .. } => (now.size > to).then_some(to),
+            Before::Read(read) => {
+                let is_changed = now.size != read.size || now.modified != read.modified;
+                let is_another = now.inode != read.inode;
+                if is_changed && (is_another || self.is_document() || now.size < read.size) {
+                    // Also where it was emptied and begun anew.
+                    Some(0)
+                } else {
+                    (now.size > read.size).then_some(read.size)
+                }
             }
-            Before::Read(read) if now.size > read.size => Some(read.size),
-            // Emptied and begun anew.
-            Before::Read(read) => (now.size < read.size).then_some(0),
         }
     }
 
@@ -183,7 +189,8 @@ impl Folder {
         let patience = if self.is_document() { DOCUMENT_PATIENCE } else { LINE_PATIENCE };
         let settled = !self.source.follow || unchanged >= patience;
         let mut file = File::open(path)?;
-        let bad = if from == 0 { whole_fault(&mut file, seen.size, &self.source.format)? } else { None };
+        let root: Vec<&[String]> = self.root.iter().map(Vec::as_slice).collect();
+        let bad = if from == 0 { whole_fault(&mut file, seen.size, &self.source.format, &root)? } else { None };
         let to = match &self.source.format {
             _ if settled => seen.size,
             SourceFormat::Json { .. } => {
@@ -209,7 +216,7 @@ impl Folder {
 
 enum Before {
     Nothing,
-    Needed { to: u64 },
+    Needed { to: u64, inode: u64 },
     Read(ReadFile),
 }
 
@@ -219,11 +226,4 @@ fn added(file: &mut File, from: u64, size: u64, shape: Shape) -> io::Result<u64>
     let mut bytes = Vec::new();
     file.take((size - from).min(MOST_ADDED)).read_to_end(&mut bytes)?;
     Ok(from + complete_until(&bytes, shape) as u64)
-}
-
-/// The part of a pattern before its first star: it has to be there.
-fn fixed_folder(pattern: &str) -> String {
-    let special = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
-    let folder = pattern[..special].rfind('/').map_or("/", |at| &pattern[..at.max(1)]);
-    folder.to_owned()
 }

@@ -7,6 +7,7 @@ mod moving;
 mod opened;
 mod reader;
 mod target;
+mod walk;
 
 pub use error::FilesError;
 pub use look::{Folder, Looked};

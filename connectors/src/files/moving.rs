@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use pulso_core::files::{FileNumber, PlacedFile};
 use pulso_core::ids::SplitId;
-use pulso_job::spec::FilesSourceSpec;
+use pulso_job::spec::{FilesSourceSpec, SourceFormat};
 
-use super::look::identity;
+use super::look::{Identity, identity};
 
 /// Moves these files to where the job says. Returns what became of each: true where it stays; a file that could not be
 /// moved is not named, and the reason of one such is told.
 #[must_use]
 pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, FileNumber, bool)>, Option<String>) {
+    let is_document = matches!(source.format, SourceFormat::Json { .. });
     let (mut retired, mut trouble) = (Vec::new(), None);
     for PlacedFile { split, number, file } in files {
         let folder = if file.bad.is_some() { &source.when_bad } else { &source.when_done };
@@ -27,8 +28,10 @@ pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, 
             }
             // Another file has taken its place, and is found as such.
             (Ok(now), _) if now.inode != file.inode => false,
-            // Something was added to it, or it stays.
+            // Something was added to it.
             (Ok(now), _) if now.size != file.to => true,
+            // It was written anew, and is found as such.
+            (Ok(now), _) if is_document && now.modified != file.modified => true,
             (Ok(_), None) => true,
             (Ok(_), Some(folder)) => match move_to(path, folder) {
                 Ok(()) => false,
@@ -46,6 +49,11 @@ pub fn retire(source: &FilesSourceSpec, files: &[PlacedFile]) -> (Vec<(SplitId, 
 /// Into the folder, under the first name that is free.
 fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    // Under whatever name: a file that is "linked" there already would be removed.
+    if identity(folder)?.is_same_as(identity(parent)?) {
+        return Err(io::Error::other("the file lies in that very folder: name another one in the job"));
+    }
     for number in 1.. {
         let to = folder.join(name(path, number));
         match fs::hard_link(path, &to) {
@@ -54,8 +62,9 @@ fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
                 break;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Linked before a crash, and not removed from here.
-                if identity(&to)?.inode == identity(path)?.inode {
+                // Linked before a crash, and not removed from here. A symbolic link to it is another thing.
+                let entry = |path: &Path| fs::symlink_metadata(path).map(|data| Identity::of(&data));
+                if entry(&to)?.is_same_as(entry(path)?) {
                     fs::remove_file(path)?;
                     break;
                 }
@@ -70,7 +79,7 @@ fn move_to(path: &Path, folder: &Path) -> io::Result<()> {
     }
     File::open(folder)?.sync_all()?;
     // Else it might be back after a power cut, and be read once more.
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    File::open(parent)?.sync_all()
 }
 
 /// To another file system: under a hidden name first, so that the name means the whole file.

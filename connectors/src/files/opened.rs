@@ -9,7 +9,8 @@ use std::sync::Arc;
 use pulso_core::files::{FileNumber, FoundFile, byte_of};
 use pulso_core::ids::Position;
 use pulso_dataflow::csv;
-use pulso_dataflow::document::{self, FileKey};
+use pulso_dataflow::decode::MAX_FILE_RECORD;
+use pulso_dataflow::document::{self, Elements, FileKey};
 use pulso_job::spec::SourceFormat;
 
 use super::error::FilesError;
@@ -107,18 +108,33 @@ fn document(
     root: &[&[String]],
     key: &mut FileKey,
 ) -> io::Result<Records> {
-    if found.to > MAX_DOCUMENT {
-        return bad(file, "too_large", key);
-    }
-    let mut bytes = Vec::new();
-    file.take(found.to).read_to_end(&mut bytes)?;
-    match document::elements(&bytes, each, root) {
-        Ok(elements) => {
+    match elements(file, found.to, each, root)? {
+        Ok((bytes, elements)) => {
             key.root = each.map(|_| elements.root);
             Ok(Records::Document { bytes, elements: elements.records.into_iter() })
         }
-        Err(error) => bad(file, error.reason(), key),
+        Err(reason) => bad(file, reason, key),
     }
+}
+
+/// A document's bytes and its records, or why it is bad.
+fn elements(
+    file: &mut File,
+    size: u64,
+    each: Option<&[String]>,
+    root: &[&[String]],
+) -> io::Result<Result<(Vec<u8>, Elements), &'static str>> {
+    if size > MAX_DOCUMENT {
+        return Ok(Err("too_large"));
+    }
+    let mut bytes = Vec::new();
+    file.take(size).read_to_end(&mut bytes)?;
+    Ok(match document::elements(&bytes, each, root) {
+        // It goes along with each of the records.
+        Ok(elements) if elements.root.len() > MAX_FILE_RECORD => Err("too_large"),
+        Ok(elements) => Ok((bytes, elements)),
+        Err(error) => Err(error.reason()),
+    })
 }
 
 fn bad(file: &mut File, reason: &str, key: &mut FileKey) -> io::Result<Records> {
@@ -171,15 +187,14 @@ fn mark_length(start: &[u8]) -> usize {
 }
 
 /// Why a file as a whole is none of its format; `None` where its records can be read. Looks at no more than it has to.
-pub(super) fn whole_fault(file: &mut File, size: u64, format: &SourceFormat) -> io::Result<Option<String>> {
+pub(super) fn whole_fault(
+    file: &mut File,
+    size: u64,
+    format: &SourceFormat,
+    root: &[&[String]],
+) -> io::Result<Option<String>> {
     match format {
-        SourceFormat::Json { .. } if size > MAX_DOCUMENT => Ok(Some("too_large".to_owned())),
-        SourceFormat::Json { each } => {
-            let mut bytes = Vec::new();
-            file.take(size).read_to_end(&mut bytes)?;
-            let elements = document::elements(&bytes, each.as_deref(), &[]);
-            Ok(elements.err().map(|error| error.reason().to_owned()))
-        }
+        SourceFormat::Json { each } => Ok(elements(file, size, each.as_deref(), root)?.err().map(str::to_owned)),
         SourceFormat::Csv { header: true, delimiter } if size > 0 => {
             let mut start = Vec::new();
             file.take(size.min(MAX_HEADER)).read_to_end(&mut start)?;

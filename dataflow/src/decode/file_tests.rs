@@ -109,3 +109,22 @@ fn csv_without_header_goes_by_the_order_of_the_fields() {
     assert_eq!(decoded.payload.rows.as_ref().unwrap().num_rows(), 1);
     assert_eq!(letters(&decoded), ["wrong_column_count -"]);
 }
+
+/// What a spreadsheet would take for a formula is text like any other, and so many columns are too many.
+#[test]
+fn csv_is_text_whatever_a_spreadsheet_would_make_of_it() {
+    let fields = FIELDS.replace("path = [\"^p.id\", \"id\"], ", "").replace(", path = [\"^p.name\"]", "");
+    let mut decoder = Decoder::new(job_of_files("format = \"csv\"\nheader = false", &fields)).unwrap();
+    let formulas = ["=1+1", "@SUM(A1)", "+1", "-1", "=cmd|' /C calc'!A0"];
+    for (position, formula) in (0..).zip(formulas) {
+        let record = format!("1,{formula},2026-01-01T00:00:00Z,2.5");
+        push(&mut decoder, &FileKey::default(), position, record.as_bytes());
+    }
+    push(&mut decoder, &FileKey::default(), 9, b"=1+1,Ana,2026-01-01T00:00:00Z,2.5");
+    push(&mut decoder, &FileKey::default(), 10, vec!["1"; 10_000].join(",").as_bytes());
+    let decoded = decoder.close(CLOCK).unwrap();
+    let rows = decoded.payload.rows.as_ref().unwrap();
+    let names = rows.column_by_name("name").unwrap().as_string::<i32>();
+    assert_eq!(names.iter().flatten().collect::<Vec<_>>(), formulas);
+    assert_eq!(letters(&decoded), ["wrong_type patient", "wrong_column_count -"]);
+}

@@ -216,6 +216,18 @@ fn texts_and_objects() {
     assert_eq!(id("[\"a\"]").unwrap_err(), "wrong_type");
 }
 
+/// 24: so many fields that nobody asked for, and one of them twice.
+#[test]
+fn ten_thousand_fields() {
+    let others: Vec<String> = (0..10_000).map(|n| format!("\"k{n}\":{n}")).collect();
+    let others = others.join(",");
+    check_members(&[
+        (&format!("{others},\"i\":7"), "ok"),
+        (&format!("\"i\":7,{others},\"i\":7"), "duplicate_key "),
+        (&format!("{others},\"i\":0"), "out_of_range i"),
+    ]);
+}
+
 fn text(rows: &RecordBatch, column: usize) -> String {
     rows.column(column).as_string::<i32>().value(0).to_owned()
 }

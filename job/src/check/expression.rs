@@ -10,7 +10,7 @@ use super::name::{Columns, Derive, Scope};
 use crate::code;
 use crate::document::{Entry, Section, list};
 use crate::reader::Reader;
-use crate::spec::{RuleSpec, SqlExpression};
+use crate::spec::{ColumnIndex, RuleSpec, SqlExpression};
 
 /// Most columns of a record.
 pub(super) const MAX_COLUMNS: usize = 1_000;
@@ -53,6 +53,17 @@ pub(super) fn condition(
     let message = format!("`{}` must be true or false, but this is a {}", entry.key, type_name(expression.data_type()));
     reader.error(code::SQL_TYPE, &entry.span, message);
     None
+}
+
+/// Columns that hold a value wherever these conditions are true, as far as they say so.
+pub(super) fn present<'s>(
+    conditions: impl IntoIterator<Item = &'s SqlExpression>,
+    columns: &Columns,
+    scope: Scope,
+) -> Vec<ColumnIndex> {
+    let schema = columns.schema(scope);
+    let compiled = conditions.into_iter().filter_map(|condition| Expression::compile(&condition.sql, &schema).ok());
+    compiled.flat_map(|condition| condition.present()).collect()
 }
 
 pub(super) fn report(

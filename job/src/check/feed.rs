@@ -3,14 +3,17 @@
 use std::ops::Range;
 
 use super::aggregate::Aggregates;
-use super::name::Columns;
+use super::expression::present;
+use super::name::{Columns, Scope};
 use super::sink::{Draft, plain};
 use super::source::Source;
 use super::time::{Dedup, Time};
 use crate::code;
 use crate::document::Section;
 use crate::reader::Reader;
-use crate::spec::{AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkTo, TableSpec, WindowSpec, WriteMode};
+use crate::spec::{
+    AggregateSpec, ColumnIndex, OnChanged, RowsFrom, SinkTo, SqlExpression, TableSpec, WindowSpec, WriteMode,
+};
 
 /// What is known of the rows that sinks are fed with.
 pub(super) struct Feed<'c> {
@@ -25,6 +28,8 @@ pub(super) struct Feed<'c> {
     /// Deletes come, and no state knows what they delete.
     blind_deletes: bool,
     time: Option<(ColumnIndex, Range<usize>)>,
+    /// Of these the rules and the filter say that they are not null.
+    present: Vec<ColumnIndex>,
 }
 
 impl<'c> Feed<'c> {
@@ -34,6 +39,7 @@ impl<'c> Feed<'c> {
         source: Option<&Source>,
         dedup: Option<&Dedup>,
         time: Option<&Time>,
+        conditions: Vec<&SqlExpression>,
     ) -> Self {
         let tombstone = source.and_then(|source| source.tombstone.clone());
         let broken = |key: &'static str, found: bool| root.take(key).is_some() && !found;
@@ -47,6 +53,7 @@ impl<'c> Feed<'c> {
             blind_deletes: tombstone.is_some() && root.take("dedup").is_none(),
             identity: dedup.map(|dedup| dedup.key.clone()).or(tombstone),
             time: time.map(|time| (time.spec.field, time.field_span.clone())),
+            present: present(conditions, columns, Scope::Fields),
         }
     }
 
@@ -125,8 +132,9 @@ impl<'c> Feed<'c> {
         match draft.spec.from {
             RowsFrom::Records | RowsFrom::Late => self.record_key_fits(reader, draft, table, routing, &behind),
             RowsFrom::Aggregate(index) => {
-                if let Some(aggregate) = aggregates.spec(index) {
+                if let (Some(aggregate), Some(found)) = (aggregates.spec(index), aggregates.get(index)) {
                     self.aggregate_key_fits(reader, draft, aggregate, &behind);
+                    self.warn_null_groups(reader, draft, aggregate, &found.result, &behind);
                 }
             }
         }
@@ -196,6 +204,30 @@ impl<'c> Feed<'c> {
             };
             let help = "the key of an aggregate's row is its `group_by` and `window_start`";
             reader.error_help(code::SINK_ROUTING, &draft.key_span, why, help);
+        }
+    }
+    /// In a database a key with a null in it is equal to no other: a group without it would never find its row again.
+    fn warn_null_groups(
+        &self,
+        reader: &mut Reader<'_>,
+        draft: &Draft,
+        aggregate: &AggregateSpec,
+        result: &Columns,
+        behind: &[Option<usize>],
+    ) {
+        let counted = present(&aggregate.condition, self.columns, Scope::All);
+        let written = present(&draft.spec.condition, result, Scope::All);
+        for (at, column) in aggregate.group_by.iter().enumerate().filter(|(at, _)| behind.contains(&Some(*at))) {
+            let is_present = self.present.contains(column) || counted.contains(column) || written.contains(&at);
+            let Some(name) = self.columns.names().nth(*column).filter(|_| !is_present) else { continue };
+            if self.columns.nullable(*column) {
+                reader.warn(
+                    code::NULL_KEY,
+                    &draft.key_span,
+                    format!("`{name}` can be null, and a row whose key has a null is refused, or written again at each change"),
+                    format!("`where = \"{name} is not null\"` in the aggregate, or `required = true` in [fields]"),
+                );
+            }
         }
     }
 }

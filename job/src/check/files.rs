@@ -4,13 +4,12 @@ use std::path::{Component, Path, PathBuf};
 
 use glob::Pattern;
 
-use super::field;
 use super::name::Columns;
-use super::target::Targets;
+use super::{field, loops};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
-use crate::spec::{FieldType, FilesSourceSpec, PATTERN_OPTIONS, SourceFormat, SourceSpec};
+use crate::spec::{FieldType, FilesSourceSpec, SourceFormat};
 
 /// Keys by which only some formats are read.
 const FORMAT_KEYS: [(&str, Format); 3] = [("each", Format::Json), ("header", Format::Csv), ("delimiter", Format::Csv)];
@@ -120,7 +119,7 @@ fn verdict(
     reader.no_others(&table);
     let to = to?;
     let folder = self::folder(reader, &to, folder)?;
-    if pattern.is_some_and(|pattern| is_read(pattern, &folder)) {
+    if pattern.is_some_and(|pattern| loops::is_found_in(pattern, &folder)) {
         let message = "files in this folder would match the pattern of the source: they would be read again";
         reader.error(code::BAD_FILES, &to.span, message);
         return None;
@@ -186,21 +185,4 @@ fn absolute(
         }
     }
     whole.into_os_string().into_string().ok()
-}
-
-/// What the job writes must not come back as input.
-pub(super) fn outputs_are_no_input(reader: &mut Reader<'_>, source: &SourceSpec, targets: &Targets) {
-    let SourceSpec::Files(files) = source else { return };
-    for (_, span) in targets.folders().filter(|(folder, _)| is_read(&files.pattern, folder)) {
-        let message = "files of this target would match the pattern of the source: the job would read what it writes";
-        reader.error(code::BAD_FILES, span, message);
-    }
-}
-
-/// Whether the pattern finds files in this folder: one with the name of an input file, or with a name that Pulso gives.
-fn is_read(pattern: &str, folder: &Path) -> bool {
-    let Ok(compiled) = Pattern::new(pattern) else { return false };
-    let input = Path::new(pattern).extension().map_or("file".into(), |e| format!("file.{}", e.to_string_lossy()));
-    let names = [input.as_str(), "sink-0.jsonl", "sink-0.csv"];
-    names.iter().any(|name| compiled.matches_path_with(&folder.join(name), PATTERN_OPTIONS))
 }

@@ -7,6 +7,7 @@ mod field;
 mod files;
 mod input;
 mod lookup;
+mod loops;
 mod name;
 mod panel;
 mod select;
@@ -25,10 +26,10 @@ use crate::code;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
-use crate::spec::{DedupSpec, DeriveSpec, JobSpec, SqlExpression};
+use crate::spec::{DedupSpec, JobSpec};
 use crate::submission::{LookupTypes, MAX_FILE_BYTES, Submission};
 pub use input::{InputSpec, input};
-use name::Columns;
+use name::{Columns, Derive};
 
 pub(crate) use field::TYPES;
 pub(crate) use panel::CHARTS;
@@ -115,16 +116,17 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, ty
     field::read(reader, root, &mut columns);
     let rules = expression::rules(reader, root, &columns);
     let filter = expression::filter(reader, root, &columns);
-    let targets = target::read(reader, root, folder);
+    let source = source::read(reader, root, &columns, folder);
+    let targets = target::read(reader, root, folder, source.as_ref());
     let lookups = lookup::read(reader, root, &mut columns, &targets, types);
     expression::derive(reader, root, &mut columns);
-    let source = source::read(reader, root, &columns, folder);
     let time = time::time(reader, root, &columns);
     let dedup = time::dedup(reader, root, &columns, time.as_ref());
     if let Some(source) = &source {
         source::tombstone_fits(reader, source, dedup.as_ref());
     }
-    let rows = feed::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref());
+    let conditions = rules.iter().flatten().map(|rule| &rule.condition).chain(&filter).collect();
+    let rows = feed::Feed::new(root, &columns, source.as_ref(), dedup.as_ref(), time.as_ref(), conditions);
     rows.time_fits(reader);
     let aggregates = aggregate::read(reader, root, &rows, time.as_ref(), dedup.as_ref());
     let sinks = sink::read(reader, root, &rows, &targets, &aggregates);
@@ -132,19 +134,13 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, ty
     let panels = panel::read(reader, root, &targets);
     if let Some(source) = &source {
         source::on_change_fits(reader, source, &sinks, &aggregates);
-        files::outputs_are_no_input(reader, &source.spec, &targets);
+        loops::oversize_is_no_input(reader, source, &targets);
+        loops::files_are_no_input(reader, source, &targets, name.as_deref(), &sinks, dead_letter.as_ref());
     }
     targets.warn_unused(reader, root);
     reader.no_others(root);
     let routing_key = rows.routing_key(sinks.first_key.as_deref());
-    let derive = columns
-        .derives()
-        .map(|derive| DeriveSpec {
-            name: derive.name.clone(),
-            value: SqlExpression { sql: derive.sql.clone() },
-            data_type: derive.data_type.clone(),
-        })
-        .collect();
+    let derive = columns.derives().map(Derive::spec).collect();
     Some(JobSpec {
         name: name?,
         key_groups: u16::try_from(key_groups?).ok()?,

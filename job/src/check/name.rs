@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::unknown_name;
 use crate::document::{Entry, Section};
 use crate::reader::Reader;
-use crate::spec::{ColumnIndex, FieldSpec, FieldType, LookupSpec};
+use crate::spec::{ColumnIndex, DeriveSpec, FieldSpec, FieldType, LookupSpec, SqlExpression};
 
 #[derive(Default)]
 pub(super) struct Columns {
@@ -42,6 +42,13 @@ pub(super) struct Derive {
     pub(super) nullable: bool,
     /// Reads no other derived column.
     pub(super) from_fields: bool,
+}
+
+impl Derive {
+    pub(super) fn spec(&self) -> DeriveSpec {
+        let value = SqlExpression { sql: self.sql.clone() };
+        DeriveSpec { name: self.name.clone(), value, data_type: self.data_type.clone() }
+    }
 }
 
 /// Which columns an expression sees.

@@ -9,7 +9,7 @@ use super::expression::{MAX_COLUMNS, compile, condition};
 use super::feed::Feed;
 use super::name::{Columns, Scope};
 use super::target::{Database, Found, Targets, table};
-use super::{MAX_TABLES, source, unknown_name};
+use super::{MAX_TABLES, loops, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -130,7 +130,7 @@ fn sink(
         None => every_column(columns),
     };
     let to = match found {
-        Found::Kafka(_) => topic(reader, section, sink_columns.as_deref()),
+        Found::Kafka(_) => topic(reader, section, sink_columns.as_deref(), targets, target),
         Found::Files(_) => files(reader, section),
         Found::Database(_, kind) => database(reader, section, columns, sink_columns.as_deref(), (target, kind), tables),
         Found::Nothing => None,
@@ -170,8 +170,15 @@ fn database(
     }))
 }
 
-fn topic(reader: &mut Reader<'_>, section: &Section<'_>, columns: Option<&[SinkColumn]>) -> Option<SinkTo> {
-    let topic = reader.required(section, "topic").and_then(|entry| source::topic(reader, &entry));
+fn topic(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    columns: Option<&[SinkColumn]>,
+    targets: &Targets,
+    target: TargetIndex,
+) -> Option<SinkTo> {
+    let topic = reader.required(section, "topic");
+    let topic = topic.and_then(|entry| loops::written_topic(reader, &entry, targets, target));
     let record_key = match section.take("record_key") {
         Some(entry) => reader.strings(&entry).and_then(|names| {
             let columns = columns?;

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 
 use super::aggregate::Aggregates;
 use super::files;
+use super::loops;
 use super::name::Columns;
 use super::sink::Sinks;
 use super::time::Dedup;
@@ -42,6 +43,7 @@ const MAX_RECORD: u64 = 24 * 1024 * 1024;
 pub(super) struct Source {
     pub(super) spec: SourceSpec,
     pub(super) tombstone: Option<Vec<ColumnIndex>>,
+    pub(super) topic_span: Range<usize>,
     tombstone_span: Range<usize>,
     on_change_span: Range<usize>,
 }
@@ -64,6 +66,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, columns: &Column
             Some(Source {
                 spec: SourceSpec::Files(spec?),
                 tombstone: None,
+                topic_span: nowhere.clone(),
                 tombstone_span: nowhere.clone(),
                 on_change_span: nowhere,
             })
@@ -73,7 +76,8 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, columns: &Column
 
 fn kafka(reader: &mut Reader<'_>, section: &Section<'_>, columns: &Columns) -> Option<Source> {
     let brokers = reader.required(section, "brokers").and_then(|entry| brokers(reader, &entry));
-    let topic = reader.required(section, "topic").and_then(|entry| topic(reader, &entry));
+    let topic_entry = reader.required(section, "topic");
+    let topic = topic_entry.as_ref().and_then(|entry| loops::topic(reader, entry));
     let start = section.take("start").map_or(Some(StartPosition::Earliest), |entry| start(reader, &entry));
     if let Some(format) = section.take("format") {
         let _ = reader.choice(&format, &[("json", ())]);
@@ -122,6 +126,7 @@ fn kafka(reader: &mut Reader<'_>, section: &Section<'_>, columns: &Columns) -> O
     Some(Source {
         spec: SourceSpec::Kafka(spec),
         tombstone,
+        topic_span: topic_entry.map_or(section.span.clone(), |entry| entry.span),
         tombstone_span: span(tombstone_entry),
         on_change_span: span(on_change_entry),
     })

@@ -8,17 +8,20 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sink::Sinks;
-use super::{MAX_TABLES, field, files, source, unknown_name};
+use super::source::{self, Source};
+use super::{MAX_TABLES, field, files, loops, unknown_name};
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
 use crate::secret::Origin;
-use crate::spec::{DeadLetterSpec, DeadLettersTo, TargetIndex, TargetKind, TargetSpec};
+use crate::spec::{DeadLetterSpec, DeadLettersTo, SourceSpec, TargetIndex, TargetKind, TargetSpec};
 
 pub(super) struct Targets {
     list: Vec<Target>,
     /// A reference found nothing: perhaps it meant one that is unused now.
     dangling: Cell<bool>,
+    /// Brokers and topic that the job reads, where it reads one.
+    pub(super) input: Option<(String, String)>,
 }
 
 struct Target {
@@ -51,8 +54,12 @@ pub(super) enum Found {
     Nothing,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path) -> Targets {
-    let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false) };
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, source: Option<&Source>) -> Targets {
+    let input = source.and_then(|source| match &source.spec {
+        SourceSpec::Kafka(kafka) => Some((kafka.brokers.clone(), kafka.topic.clone())),
+        SourceSpec::Files(_) => None,
+    });
+    let mut targets = Targets { list: Vec::new(), dangling: Cell::new(false), input };
     let Some(entry) = reader.required(root, "target") else {
         return targets;
     };
@@ -189,6 +196,14 @@ impl Target {
             | State::Broken => None,
         }
     }
+
+    fn brokers(&self) -> Option<&str> {
+        match &self.state {
+            State::Good(TargetKind::Kafka { brokers, .. }) => Some(brokers),
+            State::Good(TargetKind::Postgres { .. } | TargetKind::MySql { .. } | TargetKind::Files { .. })
+            | State::Broken => None,
+        }
+    }
 }
 
 impl Targets {
@@ -227,8 +242,18 @@ impl Targets {
     }
 
     /// Folders that sinks or dead letters may write files to, with the places of their targets.
-    pub(super) fn folders(&self) -> impl Iterator<Item = (&Path, &Range<usize>)> {
-        self.list.iter().filter_map(|target| target.folder().map(|folder| (folder, &target.span)))
+    pub(super) fn folders(&self) -> impl Iterator<Item = (TargetIndex, &Path, &Range<usize>)> {
+        self.list.iter().enumerate().filter_map(|(index, target)| Some((index, target.folder()?, &target.span)))
+    }
+
+    /// Of a Kafka target.
+    pub(super) fn brokers(&self, target: TargetIndex) -> Option<&str> {
+        self.list.get(target)?.brokers()
+    }
+
+    /// The brokers of each Kafka target.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().filter_map(Target::brokers)
     }
 
     pub(super) fn find(&self, reader: &mut Reader<'_>, entry: &Entry<'_>) -> Found {
@@ -372,7 +397,8 @@ pub(super) fn dead_letter(
             })
         }
         Found::Kafka(target) => {
-            let topic = reader.required(&section, "topic").and_then(|entry| source::topic(reader, &entry));
+            let topic = reader.required(&section, "topic");
+            let topic = topic.and_then(|entry| loops::written_topic(reader, &entry, targets, target));
             topic.map(|topic| DeadLetterSpec { target, to: DeadLettersTo::Topic(topic) })
         }
         Found::Files(target) => Some(DeadLetterSpec { target, to: DeadLettersTo::Files }),

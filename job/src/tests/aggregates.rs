@@ -110,3 +110,30 @@ fn it_needs_time_and_knows_what_is_deleted() {
         .replace("[dedup]\nkey = [\"id\", \"at\"]\nkeep_for = \"1h\"\n\n", "");
     assert!(places(&format!("{blind}{AGGREGATE}")).iter().any(|place| place.starts_with("P0076")));
 }
+
+#[test]
+fn a_key_that_can_be_null_is_a_warning() {
+    let job = format!("{GOOD}{AGGREGATE}")
+        .replace("keep_for = \"1h\"", "keep_for = \"1h\"\nchanged = \"drop\"")
+        .replace("group_by = [\"id\"]", "group_by = [\"note\"]")
+        .replace("key = [\"id\", \"window_start\"]", "key = [\"note\", \"window_start\"]");
+    let warnings = |toml: &str| {
+        let (_, warnings) = crate::check(&super::submission(toml), "job.toml").unwrap();
+        warnings.into_iter().map(|w| (w.code.as_str(), toml[w.offset..][..w.length].to_owned())).collect::<Vec<_>>()
+    };
+    let key = "[\"note\", \"window_start\"]".to_owned();
+    assert_eq!(warnings(&job), [("P0077", key.clone())]);
+    let counted =
+        |condition: &str| job.replace("name = \"hourly\"", &format!("name = \"hourly\"\nwhere = \"{condition}\""));
+    assert_eq!(warnings(&counted("price > 1 or note is not null")), [("P0077", key)]);
+    for good in [
+        counted("price > 1 and note is not null"),
+        job.replace("from = \"hourly\"", "from = \"hourly\"\nwhere = \"note is not null\""),
+        job.replace("[time]", "[filter]\nkeep = \"note is not null\"\n\n[time]"),
+        job.replace("[rules]", "[rules]\nnoted = \"note is not null\""),
+        job.replace("note = { type = \"string\" }", "note = { type = \"string\", required = true }"),
+        format!("{GOOD}{AGGREGATE}"),
+    ] {
+        assert_eq!(warnings(&good), [], "{good}");
+    }
+}

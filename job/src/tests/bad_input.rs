@@ -108,6 +108,20 @@ fn row_6_durations() {
         one(keep, value, code, value, "");
     }
     one("field = \"at\"", "field = \"at\"\ndelay = \"25h\"", "P0015", "\"25h\"", "0s to 1d");
+    // Nothing at all is a duration or size where it has a meaning.
+    for key in ["delay", "lateness"] {
+        good(&with("field = \"at\"", &format!("field = \"at\"\n{key} = \"0s\"")));
+    }
+    for key in ["max_future", "idle_after"] {
+        one("field = \"at\"", &format!("field = \"at\"\n{key} = \"0s\""), "P0015", "\"0s\"", key);
+    }
+    for window in ["{ size = \"0s\" }", "{ size = \"1m\", slide = \"0s\" }", "{ gap = \"0ms\" }"] {
+        let toml = format!(
+            "{GOOD}\n[[aggregate]]\nname = \"a\"\ngroup_by = [\"id\"]\nwindow = {window}\n\
+             [aggregate.columns]\nrows = \"count(*)\"\n"
+        );
+        only(&toml, "P0015");
+    }
 }
 
 #[test]
@@ -122,6 +136,7 @@ fn row_7_sizes() {
     }
     only(&size("\"1.5GiB\""), "P0015");
     only(&size("\"0B\""), "P0015");
+    one("topic = \"orders\"", "topic = \"orders\"\nmax_record = \"0B\"", "P0015", "\"0B\"", "max_record");
 }
 
 #[test]

@@ -69,6 +69,14 @@ fn mistakes_of_the_source_are_told() {
     one(&job("path = \"in/*\"\nwhen_bad = \"delete\""), "P0014", "\"delete\"", "move_to");
     one(&job("path = \"in/*\"\ntopic = \"orders\""), "P0011", "topic", "kafka");
     one(&job("path = \"in/*\"\nwhen_done = { move_to = \"in\" }"), "P0085", "\"in\"", "read again");
+    // A file keeps its name, whatever the pattern says of names.
+    for (path, to) in [("in/batch-*.json", "in"), ("in/one.json", "./in"), ("in/**/a*", "in"), ("in/*/a*", "in/done")] {
+        let toml = job(&format!("path = \"{path}\"\nwhen_done = {{ move_to = \"{to}\" }}"));
+        one(&toml, "P0085", &format!("\"{to}\""), "read again");
+    }
+    for (path, to) in [("in/**/a*", "done"), ("in/**/a*", "in/.done"), ("in/a*", "in/done"), ("in/*/a*", "in")] {
+        source(&format!("path = \"{path}\"\nwhen_done = {{ move_to = \"{to}\" }}"));
+    }
     let note = r#"note = { type = "string" }"#;
     let root = job("path = \"in/*\"").replace(note, r#"note = { type = "string", path = ["^a"] }"#);
     one(&root, "P0053", "\"^a\"", "each");
@@ -106,5 +114,29 @@ fn mistakes_of_files_targets_are_told() {
     one(&format!("{GOOD}\n{FILES}key = [\"id\"]\n"), "P0011", "key", "files");
     one(&format!("{GOOD}\n{}", FILES.replace("5s", "1ms")), "P0015", "\"1ms\"", "roll");
     let loops = format!("{}\n{FILES}", job("path = \"out/*.csv\"\nformat = \"csv\""));
-    one(&loops, "P0085", "out", "reads what it writes".replace("reads", "read").as_str());
+    one(&loops, "P0085", "out", "read what it writes");
+}
+
+/// Files have the names that a target gives them, and the pattern may be about these.
+#[test]
+fn what_a_target_writes_is_no_input() {
+    let letters = "[dead_letter]\nto = \"out\"\n";
+    let with = |pattern: &str, more: &str| format!("{}\n{FILES}\n{more}", job(&format!("path = \"{pattern}\"")));
+    for (pattern, more) in [
+        ("out/orders-sink2-*.csv", ""),
+        ("**/*-sink?-*", ""),
+        ("out/orders-dead_letters-*.jsonl", letters),
+        ("*/*.jsonl", letters),
+    ] {
+        one(&with(pattern, more), "P0085", "out", "read what it writes");
+    }
+    for (pattern, more) in [
+        ("out/orders-sink1-*.csv", ""),
+        ("out/*.jsonl", ""),
+        ("out/sink*", ""),
+        ("out/in/*", letters),
+        ("out/others-*", letters),
+    ] {
+        good(&with(pattern, more));
+    }
 }

@@ -1,6 +1,6 @@
 //! What the parts of a job must be to each other.
 
-use super::{GOOD, bad, good, one, places, submission, table, with};
+use super::{GOOD, bad, good, one, one_in, places, submission, table, with};
 use crate::{
     DeadLettersTo, FieldPath, OnChange, PathStart, Severity, SinkValue, SourceSpec, StartPosition, TargetKind,
     WriteMode,
@@ -333,4 +333,35 @@ fn a_panel_of_mysql_is_warned_of() {
     assert_eq!((job.panels.len(), job.panels[0].target), (1, 0));
     let found: Vec<_> = warnings.iter().map(|found| (found.code.as_str(), found.severity)).collect();
     assert_eq!(found, [("P0030", Severity::Warning)]);
+}
+
+const KAFKA: &str = "[target.bus]\ntype = \"kafka\"\nbrokers = \"other:9092, LOCALHOST:9092\"\n";
+
+#[test]
+fn a_job_does_not_read_the_topic_that_it_writes() {
+    let sink = |topic: &str| format!("{GOOD}\n{KAFKA}\n[[sink]]\nto = \"bus\"\ntopic = \"{topic}\"\n");
+    let letters = |topic: &str| format!("{GOOD}\n{KAFKA}\n[dead_letter]\nto = \"bus\"\ntopic = \"{topic}\"\n");
+    let elsewhere = |toml: &str| toml.replace("LOCALHOST:9092", "localhost:9093");
+    for toml in [sink("orders"), letters("orders")] {
+        let second = toml.replacen("topic = \"orders\"", "topic = \"others\"", 1);
+        good(&second);
+        good(&elsewhere(&toml));
+        let mistakes = bad(&toml);
+        let found: Vec<(&str, usize)> = mistakes.list.iter().map(|m| (m.code.as_str(), m.offset)).collect();
+        assert_eq!(found, [("P0086", toml.rfind("\"orders\"").unwrap())], "{}", mistakes.render(false));
+    }
+    good(&sink("Orders"));
+}
+
+#[test]
+fn topics_of_pulso_are_not_for_jobs() {
+    one("topic = \"orders\"", "topic = \"pulso-ledger-7-db\"", "P0086", "\"pulso-ledger-7-db\"", "Pulso's own");
+    let sink = |topic: &str| format!("{GOOD}\n{KAFKA}\n[[sink]]\nto = \"bus\"\ntopic = \"{topic}\"\n");
+    one_in(&sink("pulso-ledger-"), "P0086", "\"pulso-ledger-\"", "Pulso's own");
+    let oversize = "topic = \"pulso-dead-letters\"";
+    let reads = sink("out").replacen("topic = \"orders\"", oversize, 1);
+    one_in(&reads, "P0086", "\"pulso-dead-letters\"", "too large");
+    // Those of others are there to be read.
+    good(&reads.replace("LOCALHOST:9092", "localhost:9093"));
+    good(&with("topic = \"orders\"", oversize));
 }

@@ -20,15 +20,14 @@ const EVERY: Duration = Duration::from_secs(1);
 const REST: u32 = 4;
 
 /// Fails where the job could not read anything.
-pub(super) async fn first_look(source: &FilesSourceSpec) -> Result<(), String> {
-    let (source, pattern, follow) = (source.clone(), source.pattern.clone(), source.follow);
-    let mut folder = Folder::new(source);
+pub(super) async fn first_look(job: &JobSpec, source: &FilesSourceSpec) -> Result<(), String> {
+    let mut folder = Folder::new(job, source);
     let look = move || folder.look(&FilesState::default(), Instant::now());
     let looked = tokio::task::spawn_blocking(look).await.map_err(|e| e.to_string())?;
     let looked = looked.map_err(|e| format!("{e}; the JobManager and every TaskManager must see this folder"))?;
-    if looked.found.is_empty() && !follow {
+    if looked.found.is_empty() && !source.follow {
         let trouble = looked.trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        return Err(format!("no file matches {pattern}{trouble}; `follow = true` waits for files"));
+        return Err(format!("no file matches {}{trouble}; `follow = true` waits for files", source.pattern));
     }
     Ok(())
 }
@@ -36,13 +35,12 @@ pub(super) async fn first_look(source: &FilesSourceSpec) -> Result<(), String> {
 /// Looks until `cancel`. Trouble is said when it begins and when it ends, not every time.
 pub(super) async fn look(
     job: JobId,
-    source: FilesSourceSpec,
+    mut folder: Folder,
+    follow: bool,
     handle: Handle,
     every: Duration,
     cancel: CancellationToken,
 ) {
-    let follow = source.follow;
-    let mut folder = Folder::new(source);
     let mut troubled = false;
     let mut pause = FIRST;
     loop {

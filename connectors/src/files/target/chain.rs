@@ -139,7 +139,21 @@ impl Chain {
 
     /// Gathers the rows of records up to `last` that are not published into files that are whole and nobody sees yet.
     pub(super) fn gather(&self, last: u64, prefix: &str) -> io::Result<Vec<Publication>> {
-        let mut files: BTreeMap<Stream, (File, Publication)> = BTreeMap::new();
+        let mut files = BTreeMap::new();
+        let gathered = self.gather_into(&mut files, last, prefix);
+        let files: Vec<Publication> = files.into_values().map(|(_, publication)| publication).collect();
+        if gathered.is_err() {
+            self.discard(&files);
+        }
+        gathered.map(|()| files)
+    }
+
+    fn gather_into(
+        &self,
+        files: &mut BTreeMap<Stream, (File, Publication)>,
+        last: u64,
+        prefix: &str,
+    ) -> io::Result<()> {
         let number_of_gathering = Uuid::new_v4();
         for number in self.unpublished(last)? {
             for (index, (stream, bytes)) in self.read(number)?.rows.into_iter().enumerate() {
@@ -149,8 +163,9 @@ impl Chain {
                     let (attempt, part) = (self.attempt, &id[..8]);
                     let name = format!("{prefix}-{}-{attempt}-{part}-{last:08}.{}", stream.name, stream.extension);
                     let mut file = File::create_new(self.path.join(&ready))?;
-                    file.write_all(stream.header.as_bytes())?;
+                    let header = file.write_all(stream.header.as_bytes());
                     files.insert(stream.clone(), (file, Publication { ready, name }));
+                    header?;
                 }
                 if let Some((file, _)) = files.get_mut(&stream) {
                     file.write_all(&bytes)?;
@@ -160,8 +175,7 @@ impl Chain {
         for (file, _) in files.values() {
             file.sync_all()?;
         }
-        sync(&self.path)?;
-        Ok(files.into_values().map(|(_, publication)| publication).collect())
+        sync(&self.path)
     }
 
     /// Files that were gathered in vain: another record was first.
@@ -217,4 +231,38 @@ fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 
 pub(super) fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longest path of Linux.
+    const PATH_MAX: usize = 4_095;
+
+    #[test]
+    fn what_was_gathered_in_vain_is_taken_away() {
+        let folder = pulso_servers::temporary_folder().unwrap();
+        let mut path = folder.path().to_owned();
+        // There is room for `/ready-UUID-9-9`, and none for `/ready-UUID-10-10`.
+        while let left @ 1.. = (PATH_MAX - 48).saturating_sub(path.as_os_str().len() + 1) {
+            path.push("x".repeat(if left > 200 { 100 } else { left }));
+        }
+        fs::create_dir_all(&path).unwrap();
+        let chain = Chain { path, attempt: Attempt(1), id: Uuid::new_v4() };
+        let stream = |number: usize| Stream {
+            name: format!("sink{number}"),
+            extension: "csv".to_owned(),
+            header: "a\n".to_owned(),
+        };
+        let rows = |count| (0..count).map(|number| (stream(number), b"1\n".to_vec())).collect();
+        chain.put(0, &Record::new(Kind::Committed, Marks::new(), rows(11))).unwrap();
+        let failed = chain.gather(0, "ward").unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::InvalidFilename, "{failed}");
+        let names: Vec<_> = fs::read_dir(&chain.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["000000000000"]);
+        fs::remove_file(chain.record(0)).unwrap();
+        chain.put(0, &Record::new(Kind::Committed, Marks::new(), rows(10))).unwrap();
+        assert_eq!(chain.gather(0, "ward").unwrap().len(), 10);
+    }
 }

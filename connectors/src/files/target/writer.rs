@@ -249,6 +249,9 @@ impl FilesWriter {
             Ok(Ended::No) => self.state = State::Idle(open),
             Ok(Ended::Sealed(by)) => return Err(lost(io::Error::other(format!("attempt {by} has taken over")))),
             Ok(Ended::Gone) => return Err(gone()),
+            // They are decided already, and whoever claims the chain anew publishes them. Its writer must not go on: the
+            // next record of its own would be in front of them.
+            Err(error) if open.since.is_none() => return Err(lost(error)),
             Err(error) => {
                 tracing::warn!(folder = %self.place.folder.display(), %error, "rows could not be published; trying again");
                 self.not_before = Some(Instant::now() + PAUSE);
@@ -330,15 +333,20 @@ impl Open {
         error: io::Error,
     ) -> io::Result<Ended> {
         match self.taken.chain.read(number) {
-            Ok(found) if found == *record => self.decide(number, files, place),
+            Ok(found) if found == *record => {
+                super::chain::sync(&self.taken.chain.path)?;
+                self.decide(number, files, place)
+            }
             Ok(found) => {
                 self.taken.chain.discard(files);
                 Ok(Ended::Sealed(found.sealed_by().unwrap_or(self.taken.chain.attempt)))
             }
-            Err(_) => {
+            Err(absent) if absent.kind() == io::ErrorKind::NotFound => {
                 self.taken.chain.discard(files);
                 Err(error)
             }
+            // Perhaps it is there, and then its files are wanted.
+            Err(_) => Err(error),
         }
     }
 }
