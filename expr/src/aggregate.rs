@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
@@ -139,6 +139,9 @@ impl Aggregation {
         (states, state_of): (&[ArrayRef], &[usize]),
         (arguments, row_of): (&[ArrayRef], &[usize]),
     ) -> Result<Vec<ArrayRef>, ExpressionError> {
+        if groups == 0 {
+            return Ok(self.state_types()?.iter().map(new_empty_array).collect());
+        }
         let failed = |error: DataFusionError| ExpressionError::evaluation(&error);
         let order = Order::new(groups, state_of, row_of);
         let (state_of, row_of) = (order.of(state_of), order.of(row_of));
@@ -173,6 +176,9 @@ impl Aggregation {
     /// # Errors
     /// The library's, and an overflow of a result.
     pub fn results(&self, groups: usize, mut states: &[ArrayRef]) -> Result<Vec<ArrayRef>, ExpressionError> {
+        if groups == 0 {
+            return Ok(self.data_types().map(new_empty_array).collect());
+        }
         let failed = |error: DataFusionError| ExpressionError::evaluation(&error);
         let group_of: Vec<usize> = (0..groups).collect();
         let mut values = Vec::new();

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 
 use super::*;
@@ -72,6 +72,18 @@ fn groups_go_on_from_their_states() {
     assert_eq!(floats(3), [Some(11.0 / 3.0), None, Some(3.0)]);
     assert_eq!(ints(4), [Some(10), None, Some(3)]);
     assert_eq!(ints(5), [Some(2), Some(0), Some(1)]);
+}
+
+#[test]
+fn no_groups_have_no_states_and_no_results() {
+    let columns = ["count(distinct name)", "first_value(name)", "median(v)", "sum(v)", "avg(n)", "bool_or(v > 1)"];
+    let aggregation = Aggregation::compile(&columns, &schema()).unwrap();
+    let states = add(&aggregation, 0, &[], &batch(&[]));
+    let types: Vec<DataType> = states.iter().map(|state| state.data_type().clone()).collect();
+    assert_eq!(types, aggregation.state_types().unwrap());
+    let results = aggregation.results(0, &states).unwrap();
+    assert!(results.iter().map(|values| values.data_type()).eq(aggregation.data_types()));
+    assert!(states.iter().chain(&results).all(|values| values.is_empty()));
 }
 
 #[test]
