@@ -101,6 +101,16 @@ fn a_sum_of_whole_numbers_overflows_only_at_its_end() {
 }
 
 #[test]
+fn an_argument_does_not_fail_for_a_row_that_the_filter_leaves_out() {
+    let columns = ["max(12 / n) filter (where n <> 0)", "approx_percentile_cont(v, 0.5) filter (where n > 0)"];
+    let aggregation = Aggregation::compile(&columns, &schema()).unwrap();
+    let rows = [("0", Some(1.0), Some(3)), ("0", Some(9.0), Some(0)), ("0", Some(9.0), None)];
+    let results = aggregation.results(1, &add(&aggregation, 1, &[], &batch(&rows))).unwrap();
+    assert_eq!(results[0].as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(4)]);
+    assert_eq!(results[1].as_primitive::<Float64Type>().iter().collect::<Vec<_>>(), [Some(1.0)]);
+}
+
+#[test]
 fn what_is_no_aggregate_is_refused() {
     use ExpressionErrorKind::{Refused, Type, UnknownColumn, UnknownFunction};
     for (sql, kind, part) in [
