@@ -6,9 +6,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
 
 use crate::compile::compile;
 use crate::error::{ExpressionError, ExpressionErrorKind};
+use crate::rows::{Evaluated, each};
 
 /// A SQL expression bound to the columns of a schema. Cheap to clone.
 ///
@@ -44,6 +46,10 @@ impl Expression {
         &self.inner.physical
     }
 
+    pub(crate) fn is_column(&self) -> bool {
+        self.inner.physical.downcast_ref::<Column>().is_some()
+    }
+
     pub fn sql(&self) -> &str {
         &self.inner.sql
     }
@@ -67,6 +73,14 @@ impl Expression {
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
         let value = self.inner.physical.evaluate(batch).map_err(|error| ExpressionError::evaluation(&error))?;
         value.into_array(batch.num_rows()).map_err(|error| ExpressionError::evaluation(&error))
+    }
+
+    /// One value per row, null for the rows that fail.
+    ///
+    /// # Errors
+    /// Where the values of all rows do not fit into one array.
+    pub fn evaluate_each(&self, batch: &RecordBatch) -> Result<Evaluated, ExpressionError> {
+        each(batch.num_rows(), self.data_type(), &|first, rows| self.evaluate(&batch.slice(first, rows)))
     }
 
     /// The rows for which a boolean expression is true: null counts as not true, the result has no nulls.

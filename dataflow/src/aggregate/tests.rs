@@ -1,6 +1,7 @@
 //! Whole epochs through both stages, against an oracle that keeps the records of every window in a map.
 
 mod oracle;
+mod results;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
