@@ -1,5 +1,6 @@
 //! Whole epochs through both stages, against an oracle that keeps the records of every window in a map.
 
+mod golden;
 mod oracle;
 mod results;
 
