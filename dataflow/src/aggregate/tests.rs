@@ -105,7 +105,7 @@ const COLUMNS: &str = "[aggregate.columns]\nrows = \"count(*)\"\ntotal = \"sum(v
                        spread = \"max(v) - min(v)\"\nmean = \"avg(v)\"\n\
                        ids = \"count(distinct id)\"\nfirst = \"first_value(id)\"\n";
 
-fn spec(changed: &str) -> Arc<JobSpec> {
+pub(super) fn spec(changed: &str) -> Arc<JobSpec> {
     let source = if changed == "drop" { "" } else { "tombstone = { key = [\"g\", \"id\", \"at\"] }" };
     let changed = format!("changed = \"{changed}\"");
     job(source, &JOB.replace("CHANGED", &changed).replace("COLUMNS", COLUMNS))
@@ -159,7 +159,7 @@ impl DiskState for Disk {
 }
 
 /// All key groups of one stage.
-struct Host {
+pub(super) struct Host {
     stage: Arc<KeyedStage>,
     groups: BTreeMap<KeyGroup, (KeyGroupState, Disk)>,
 }
@@ -175,7 +175,7 @@ impl States for Host {
 }
 
 impl Host {
-    fn new(job: &Arc<JobSpec>, stage: u8) -> Self {
+    pub(super) fn new(job: &Arc<JobSpec>, stage: u8) -> Self {
         Self::of(Arc::new(KeyedStage::new(Arc::clone(job), Stage(stage)).unwrap()))
     }
 
