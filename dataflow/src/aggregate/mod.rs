@@ -116,9 +116,11 @@ struct Prepared<'a> {
     groups: KeyColumns<'a>,
     /// `None`: the row is nothing to this aggregate.
     ops: Vec<Option<Op>>,
-    ids: Vec<u128>,
     /// Arguments of the functions. Those of a row that is not added mean nothing.
-    arguments: Rows,
+    values: Vec<ArrayRef>,
+    /// The dedup keys of the rows and their arguments as they are kept, where records can be corrected or deleted.
+    ids: Vec<u128>,
+    arguments: Option<Rows>,
 }
 
 impl Aggregate {
@@ -205,6 +207,8 @@ impl Aggregate {
             }
         };
         let ops: Vec<Option<Op>> = input.steps.iter().enumerate().map(op).collect();
+        let values = self.evaluate(batch, &ops)?;
+        let kept = self.identity.as_ref().map(|_| self.arguments.convert_columns(&values));
         let mut scratch = Vec::new();
         let ids = match &self.identity {
             Some(identity) => {
@@ -216,13 +220,14 @@ impl Aggregate {
                 };
                 (0..batch.num_rows()).map(id).collect()
             }
-            None => vec![0; batch.num_rows()],
+            None => Vec::new(),
         };
         Ok(Prepared {
             key_groups: input.key_groups,
             times: event_times(batch, self.time)?,
             groups: KeyColumns::new(batch, self.group_by.iter().copied())?,
-            arguments: self.arguments.convert_columns(&self.evaluate(batch, &ops)?)?,
+            arguments: kept.transpose()?,
+            values,
             ops,
             ids,
         })
