@@ -202,9 +202,10 @@ impl SinkPlan {
         }
     }
 
-    /// [`SinkPlan::failures`] kept out the rows for which an expression fails.
+    /// [`SinkPlan::failures`] kept out the records for which an expression fails. For a result it may: a condition is then
+    /// not true, and a value null.
     fn must_hold(&self, failed: bool, what: &str) -> Result<()> {
-        if failed {
+        if failed && !matches!(self.from, RowsFrom::Aggregate(_)) {
             let message = "fails for a row that passed at the source".to_owned();
             return Err(DataflowError::Expression { place: format!("{}.{what}", self.place), message });
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
@@ -15,6 +15,7 @@ use crate::aggregates::compile_aggregates;
 use crate::error::ExpressionError;
 use crate::exact::{self, ExactSums};
 use crate::expression::Expression;
+use crate::rows::each;
 
 /// Several expressions with aggregate functions, computed together. Cheap to clone.
 ///
@@ -82,6 +83,12 @@ impl Call {
         Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
     }
 
+    fn evaluate(&self, groups: usize, states: &[ArrayRef]) -> Result<ArrayRef, DataFusionError> {
+        let mut accumulator = self.accumulator()?;
+        accumulator.merge_batch(states, &(0..groups).collect::<Vec<_>>(), groups)?;
+        accumulator.evaluate(EmitTo::All)
+    }
+
     fn width(&self) -> usize {
         self.arguments.len() + usize::from(self.filter.is_some())
     }
@@ -106,9 +113,9 @@ impl Aggregation {
         self.inner.columns.iter().map(Expression::data_type)
     }
 
-    /// Whether each expression can be null: a count is not.
+    /// Whether each expression can be null: a count alone is not, and what is made of it may fail.
     pub fn nullable(&self) -> impl Iterator<Item = bool> + '_ {
-        self.inner.columns.iter().map(Expression::nullable)
+        self.inner.columns.iter().map(|column| column.nullable() || !column.is_column())
     }
 
     /// What has to be computed of every row: arguments and filters of all calls. [`Aggregation::accumulate`] takes their
@@ -139,6 +146,9 @@ impl Aggregation {
         (states, state_of): (&[ArrayRef], &[usize]),
         (arguments, row_of): (&[ArrayRef], &[usize]),
     ) -> Result<Vec<ArrayRef>, ExpressionError> {
+        if groups == 0 {
+            return Ok(self.state_types()?.iter().map(new_empty_array).collect());
+        }
         let failed = |error: DataFusionError| ExpressionError::evaluation(&error);
         let order = Order::new(groups, state_of, row_of);
         let (state_of, row_of) = (order.of(state_of), order.of(row_of));
@@ -168,28 +178,32 @@ impl Aggregation {
         Ok(result)
     }
 
-    /// The expressions' values for every group.
+    /// The expressions' values for every group; one that cannot be computed is null.
     ///
     /// # Errors
-    /// The library's, and an overflow of a result.
+    /// Where the states are not those of this aggregation.
     pub fn results(&self, groups: usize, mut states: &[ArrayRef]) -> Result<Vec<ArrayRef>, ExpressionError> {
+        if groups == 0 {
+            return Ok(self.data_types().map(new_empty_array).collect());
+        }
         let failed = |error: DataFusionError| ExpressionError::evaluation(&error);
-        let group_of: Vec<usize> = (0..groups).collect();
         let mut values = Vec::new();
         for call in &self.inner.calls {
-            let mut accumulator = call.accumulator().map_err(failed)?;
             let width = call.state_types().map_err(failed)?.len();
             let Some((mine, rest)) = states.split_at_checked(width) else {
                 return Err(ExpressionError::internal("a state of an aggregate is missing"));
             };
             states = rest;
-            accumulator.merge_batch(mine, &group_of, groups).map_err(failed)?;
-            values.push(accumulator.evaluate(EmitTo::All).map_err(failed)?);
+            let compute = |first, groups| {
+                let mine: Vec<ArrayRef> = mine.iter().map(|state| state.slice(first, groups)).collect();
+                call.evaluate(groups, &mine).map_err(failed)
+            };
+            values.push(each(groups, call.function.field().data_type(), &compute)?.values);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(groups));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.inner.results), values, &options)
             .map_err(|error| failed(error.into()))?;
-        self.inner.columns.iter().map(|column| column.evaluate(&batch)).collect()
+        self.inner.columns.iter().map(|column| Ok(column.evaluate_each(&batch)?.values)).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef};
 
 use super::*;
 use crate::ExpressionErrorKind;
@@ -75,17 +75,55 @@ fn groups_go_on_from_their_states() {
 }
 
 #[test]
+fn no_groups_have_no_states_and_no_results() {
+    let columns = ["count(distinct name)", "first_value(name)", "median(v)", "sum(v)", "avg(n)", "bool_or(v > 1)"];
+    let aggregation = Aggregation::compile(&columns, &schema()).unwrap();
+    let states = add(&aggregation, 0, &[], &batch(&[]));
+    let types: Vec<DataType> = states.iter().map(|state| state.data_type().clone()).collect();
+    assert_eq!(types, aggregation.state_types().unwrap());
+    let results = aggregation.results(0, &states).unwrap();
+    assert!(results.iter().map(|values| values.data_type()).eq(aggregation.data_types()));
+    assert!(states.iter().chain(&results).all(|values| values.is_empty()));
+}
+
+#[test]
 fn a_sum_of_whole_numbers_overflows_only_at_its_end() {
     let aggregation = Aggregation::compile(&["sum(n)"], &schema()).unwrap();
     let rows = batch(&[("0", None, Some(i64::MAX)), ("0", None, Some(10)), ("0", None, Some(-20))]);
     let states = add(&aggregation, 1, &[], &rows);
     let sum = aggregation.results(1, &states).unwrap();
     assert_eq!(sum[0].as_primitive::<Int64Type>().value(0), i64::MAX - 10);
-    let states = add(&aggregation, 1, &[(1, states)], &batch(&[("0", None, Some(11))]));
-    assert_eq!(aggregation.results(1, &states).unwrap_err().kind(), ExpressionErrorKind::Evaluation);
+    let states = add(&aggregation, 2, &[(1, states)], &batch(&[("0", None, Some(11)), ("1", None, Some(3))]));
+    let sums = aggregation.results(2, &states).unwrap();
+    assert_eq!(sums[0].as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, Some(3)]);
     // What keeps them apart is as good as it was.
     let wide = Aggregation::compile(&["sum(cast(n as decimal(38, 0)))"], &schema()).unwrap();
     assert_eq!(wide.data_types().next(), Some(&DataType::Decimal128(38, 0)));
+}
+
+#[test]
+fn a_result_that_cannot_be_computed_is_null_and_no_other() {
+    let columns = ["sum(n) / count(v)", "avg(cast(v as decimal(38, 0)))", "count(*)", "100 / count(v)"];
+    let aggregation = Aggregation::compile(&columns, &schema()).unwrap();
+    assert_eq!(aggregation.nullable().collect::<Vec<_>>(), [true, true, false, true]);
+    let rows = [("0", Some(2.0), Some(6)), ("1", None, Some(7)), ("2", Some(1e37), Some(8)), ("3", Some(4.0), Some(9))];
+    let results = aggregation.results(4, &add(&aggregation, 4, &[], &batch(&rows))).unwrap();
+    let ints = |at: usize| results[at].as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+    assert_eq!(ints(0), [Some(6), None, Some(8), Some(9)]);
+    let averages = results[1].as_primitive::<Decimal128Type>().iter().collect::<Vec<_>>();
+    assert_eq!(averages, [Some(20_000), None, None, Some(40_000)]);
+    assert_eq!(ints(2), [Some(1); 4]);
+    assert_eq!(ints(3), [Some(100), None, Some(100), Some(100)]);
+}
+
+#[test]
+fn an_argument_does_not_fail_for_a_row_that_the_filter_leaves_out() {
+    let columns = ["max(12 / n) filter (where n <> 0)", "approx_percentile_cont(v, 0.5) filter (where n > 0)"];
+    let aggregation = Aggregation::compile(&columns, &schema()).unwrap();
+    let rows = [("0", Some(1.0), Some(3)), ("0", Some(9.0), Some(0)), ("0", Some(9.0), None)];
+    let results = aggregation.results(1, &add(&aggregation, 1, &[], &batch(&rows))).unwrap();
+    assert_eq!(results[0].as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(4)]);
+    assert_eq!(results[1].as_primitive::<Float64Type>().iter().collect::<Vec<_>>(), [Some(1.0)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchemaRef, DataFusionError};
 use datafusion_expr::expr::{AggregateFunction, NullTreatment};
-use datafusion_expr::{Cast, Expr, ExprSchemable};
+use datafusion_expr::{Cast, Expr, ExprSchemable, when};
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
 
 use crate::aggregate::{Call, Exact};
@@ -169,7 +169,8 @@ impl Calls<'_> {
     fn compile(&self, call: &AggregateFunction, text: &SqlText<'_>) -> Result<Call, ExpressionError> {
         let (name, params) = (call.func.name(), &call.params);
         let finished = |part: &Expr| finish(name, part.clone(), self.schema, self.df_schema).map(Expression::new);
-        let arguments = params.args.iter().map(finished).collect::<Result<Vec<_>, _>>()?;
+        let arguments = params.args.iter().map(|argument| finished(&filtered(argument, params.filter.as_deref())?));
+        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
         let filter = params.filter.as_deref().map(finished).transpose()?;
         let physical = arguments.iter().map(|argument| Arc::clone(argument.physical())).collect();
         let wrong = |error: &DataFusionError| type_error(error).at(text.word(name));
@@ -189,6 +190,16 @@ impl Calls<'_> {
         // Some functions tell only here that they cannot do it.
         call.check().map_err(|error| wrong(&error))?;
         Ok(call)
+    }
+}
+
+/// So that an argument cannot fail for a row that the filter leaves out. A constant stays one: some functions ask for it.
+fn filtered(argument: &Expr, filter: Option<&Expr>) -> Result<Expr, ExpressionError> {
+    match filter {
+        Some(filter) if argument.any_column_refs() => {
+            when(filter.clone(), argument.clone()).end().map_err(|error| type_error(&error))
+        }
+        _ => Ok(argument.clone()),
     }
 }
 

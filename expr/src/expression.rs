@@ -11,6 +11,7 @@ use datafusion_physical_expr::expressions::{BinaryExpr, Column, IsNotNullExpr};
 
 use crate::compile::compile;
 use crate::error::{ExpressionError, ExpressionErrorKind};
+use crate::rows::{Evaluated, each};
 
 /// A SQL expression bound to the columns of a schema. Cheap to clone.
 ///
@@ -44,6 +45,10 @@ impl Expression {
 
     pub(crate) fn physical(&self) -> &Arc<dyn PhysicalExpr> {
         &self.inner.physical
+    }
+
+    pub(crate) fn is_column(&self) -> bool {
+        self.inner.physical.downcast_ref::<Column>().is_some()
     }
 
     pub fn sql(&self) -> &str {
@@ -86,6 +91,14 @@ impl Expression {
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
         let value = self.inner.physical.evaluate(batch).map_err(|error| ExpressionError::evaluation(&error))?;
         value.into_array(batch.num_rows()).map_err(|error| ExpressionError::evaluation(&error))
+    }
+
+    /// One value per row, null for the rows that fail.
+    ///
+    /// # Errors
+    /// Where the values of all rows do not fit into one array.
+    pub fn evaluate_each(&self, batch: &RecordBatch) -> Result<Evaluated, ExpressionError> {
+        each(batch.num_rows(), self.data_type(), &|first, rows| self.evaluate(&batch.slice(first, rows)))
     }
 
     /// The rows for which a boolean expression is true: null counts as not true, the result has no nulls.

@@ -10,11 +10,13 @@ mod error;
 mod exact;
 mod expression;
 mod functions;
+mod rows;
 
 pub use aggregate::Aggregation;
 pub use error::{ExpressionError, ExpressionErrorKind};
 pub use expression::Expression;
 pub use functions::function_names;
+pub use rows::Evaluated;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Windows that change: their rows into the functions' states, the states back into the state, and what the sinks see.
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::{concat, take};
 use arrow::row::{RowConverter, Rows};
 use hashbrown::{HashMap, HashSet};
 use pulso_core::ids::{EventTime, KeyGroup};
@@ -32,7 +33,8 @@ struct Fold {
     end: i64,
     /// Of the windows that it continues.
     states: Vec<Vec<u8>>,
-    arguments: Vec<Vec<u8>>,
+    /// Rows of the input; `None`: all that are kept, because it is computed anew.
+    added: Option<Vec<u32>>,
     /// Rows to keep: those from this chunk on.
     kept: Option<(usize, Vec<Counted>)>,
     /// Rows in all chunks.
@@ -88,7 +90,7 @@ impl Aggregate {
             let value = (!open.is_empty()).then(|| store::encode_pairs(&open));
             store::put(states, now.epoch, &(key_group, self.keys.sessions(&group)), value.as_deref())?;
         }
-        self.fold(states, now, next, made)
+        self.fold(states, now, rows, next, made)
     }
 
     /// The rows of each window that are needed: all, or those that share a chunk with new ones.
@@ -121,16 +123,11 @@ impl Aggregate {
 
     /// What becomes of one window: itself changed, nothing, or several where a session falls apart.
     fn plan(&self, pane: Pane, loaded: Vec<Counted>, rows: &Prepared<'_>, next: &mut Vec<Next>) {
-        let counted = |row: u32| Counted {
-            id: rows.ids[row as usize],
-            time: rows.times.value(row as usize),
-            arguments: rows.arguments.row(row as usize).data().to_vec(),
-        };
         let needs_all = pane.needs_all();
-        let Pane { at, end, bases, ops, rebuild } = pane;
+        let Pane { at, end, mut bases, ops, rebuild } = pane;
         let mut folds: Vec<Fold> = Vec::new();
         if rebuild && self.identity.is_some() {
-            let left = apply(loaded, &ops, counted);
+            let left = apply(loaded, &ops, |row| rows.counted(row));
             let parts = match self.windows {
                 Windows::Sessions { gap } => session::split(left, gap),
                 Windows::Sliding { .. } if left.is_empty() => Vec::new(),
@@ -140,22 +137,24 @@ impl Aggregate {
                 at: WindowOf { start, ..at.clone() },
                 end,
                 states: Vec::new(),
-                arguments: rows.iter().map(|row| row.arguments.clone()).collect(),
+                added: None,
                 rows: rows.len(),
                 kept: Some((0, rows)),
                 before: None,
             }));
         } else {
-            let added: Vec<Counted> = ops.iter().map(|(row, _)| counted(*row)).collect();
             let kept_before: usize = bases.iter().map(|(_, head)| head.rows as usize).sum();
-            let first = if needs_all { 0 } else { kept_before / CHUNK };
+            let kept = self.identity.as_ref().map(|_| {
+                let first = if needs_all { 0 } else { kept_before / CHUNK };
+                (first, loaded.into_iter().chain(ops.iter().map(|(row, _)| rows.counted(*row))).collect())
+            });
             folds.push(Fold {
                 at: at.clone(),
                 end,
-                states: bases.iter().map(|(_, head)| head.state.clone()).collect(),
-                arguments: added.iter().map(|row| row.arguments.clone()).collect(),
-                rows: self.identity.as_ref().map_or(0, |_| kept_before + added.len()),
-                kept: self.identity.as_ref().map(|_| (first, loaded.into_iter().chain(added).collect())),
+                states: bases.iter_mut().map(|(_, head)| std::mem::take(&mut head.state)).collect(),
+                rows: kept.as_ref().map_or(0, |_| kept_before + ops.len()),
+                added: Some(ops.into_iter().map(|(row, _)| row).collect()),
+                kept,
                 before: None,
             });
         }
@@ -168,9 +167,16 @@ impl Aggregate {
         next.extend(folds.into_iter().map(Next::Fold));
     }
 
-    fn fold(&self, states: &mut dyn States, now: Now, next: Vec<Next>, made: &mut Made) -> Result<()> {
+    fn fold(
+        &self,
+        states: &mut dyn States,
+        now: Now,
+        rows: &Prepared<'_>,
+        next: Vec<Next>,
+        made: &mut Made,
+    ) -> Result<()> {
         let folds: Vec<&Fold> = next.iter().filter_map(Next::as_fold).collect();
-        let accumulated = self.accumulate(&folds)?;
+        let accumulated = self.accumulate(&folds, rows)?;
         let results = self.aggregation.results(folds.len(), &accumulated).map_err(|e| failure(&self.name, &e))?;
         let encoded = self.states.convert_columns(&accumulated)?;
         let hashed = self.results.convert_columns(&results)?;
@@ -211,14 +217,25 @@ impl Aggregate {
         Ok(())
     }
 
-    fn accumulate(&self, folds: &[&Fold]) -> Result<Vec<ArrayRef>> {
-        let (mut state_of, mut row_of) = (Vec::new(), Vec::new());
+    fn accumulate(&self, folds: &[&Fold], rows: &Prepared<'_>) -> Result<Vec<ArrayRef>> {
+        let (mut state_of, mut added, mut row_of) = (Vec::new(), Vec::new(), Vec::new());
         for (at, fold) in folds.iter().enumerate() {
             state_of.resize(state_of.len() + fold.states.len(), at);
-            row_of.resize(row_of.len() + fold.arguments.len(), at);
+            added.extend(fold.added.iter().flatten().copied());
+            row_of.resize(added.len(), at);
+        }
+        let mut anew: Vec<&Vec<u8>> = Vec::new();
+        for (at, fold) in folds.iter().enumerate().filter(|(_, fold)| fold.added.is_none()) {
+            anew.extend(fold.kept.iter().flat_map(|(_, rows)| rows).map(|row| &row.arguments));
+            row_of.resize(added.len() + anew.len(), at);
         }
         let before = columns(&self.states, folds.iter().flat_map(|fold| &fold.states))?;
-        let arguments = columns(&self.arguments, folds.iter().flat_map(|fold| &fold.arguments))?;
+        let (added, anew) = (UInt32Array::from(added), columns(&self.arguments, anew.into_iter())?);
+        let arguments = rows.values.iter().zip(&anew).map(|(values, anew)| -> Result<ArrayRef> {
+            let added = take(values, &added, None)?;
+            Ok(if anew.is_empty() { added } else { concat(&[&added, anew])? })
+        });
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
         self.aggregation
             .accumulate(folds.len(), (&before, &state_of), (&arguments, &row_of))
             .map_err(|e| failure(&self.name, &e))
@@ -351,6 +368,15 @@ impl Next {
             Self::Fold(fold) => Some(fold),
             Self::Gone(..) => None,
         }
+    }
+}
+
+impl Prepared<'_> {
+    /// What is kept of a row.
+    fn counted(&self, row: u32) -> Counted {
+        let arguments = self.arguments.as_ref().map(|rows| rows.row(row as usize).data().to_vec());
+        let row = row as usize;
+        Counted { id: self.ids[row], time: self.times.value(row), arguments: arguments.unwrap_or_default() }
     }
 }
 

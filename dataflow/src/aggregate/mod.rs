@@ -116,9 +116,11 @@ struct Prepared<'a> {
     groups: KeyColumns<'a>,
     /// `None`: the row is nothing to this aggregate.
     ops: Vec<Option<Op>>,
-    ids: Vec<u128>,
     /// Arguments of the functions. Those of a row that is not added mean nothing.
-    arguments: Rows,
+    values: Vec<ArrayRef>,
+    /// The dedup keys of the rows and their arguments as they are kept, where records can be corrected or deleted.
+    ids: Vec<u128>,
+    arguments: Option<Rows>,
 }
 
 impl Aggregate {
@@ -166,9 +168,6 @@ impl Aggregate {
         input: &Input<'_>,
     ) -> Result<Aggregated> {
         let mut made = fold::Made::default();
-        if self.has_timers && now.watermark > EventTime::MIN {
-            self.close_due(states, now, hosted, &mut made)?;
-        }
         let rows = self.prepare(input)?;
         let mut late = Vec::new();
         let changing = match self.windows {
@@ -176,6 +175,10 @@ impl Aggregate {
             Windows::Sessions { gap } => self.sessions(states, now, &rows, gap, &mut late)?,
         };
         self.change(states, now, &rows, changing, &mut made)?;
+        // At the end: a delete may cut a session so short that the watermark has passed it, and no other epoch need follow.
+        if self.has_timers && now.watermark > EventTime::MIN {
+            self.close_due(states, now, hosted, &mut made)?;
+        }
         self.aggregated(made, late)
     }
 
@@ -204,6 +207,8 @@ impl Aggregate {
             }
         };
         let ops: Vec<Option<Op>> = input.steps.iter().enumerate().map(op).collect();
+        let values = self.evaluate(batch, &ops)?;
+        let kept = self.identity.as_ref().map(|_| self.arguments.convert_columns(&values));
         let mut scratch = Vec::new();
         let ids = match &self.identity {
             Some(identity) => {
@@ -215,13 +220,14 @@ impl Aggregate {
                 };
                 (0..batch.num_rows()).map(id).collect()
             }
-            None => vec![0; batch.num_rows()],
+            None => Vec::new(),
         };
         Ok(Prepared {
             key_groups: input.key_groups,
             times: event_times(batch, self.time)?,
             groups: KeyColumns::new(batch, self.group_by.iter().copied())?,
-            arguments: self.arguments.convert_columns(&self.evaluate(batch, &ops)?)?,
+            arguments: kept.transpose()?,
+            values,
             ops,
             ids,
         })

@@ -48,6 +48,7 @@ impl Aggregate {
         let mut known: HashMap<Place, usize> = HashMap::new();
         for (row, op) in rows.ops() {
             let time = rows.times.value(row as usize);
+            let (key_group, group) = rows.group(row);
             let mut is_late = true;
             let last = time.div_euclid(slide).saturating_mul(slide);
             let windows = size.div_euclid(slide) + i64::from(size % slide > 0);
@@ -58,10 +59,9 @@ impl Aggregate {
                     continue;
                 }
                 is_late = false;
-                let (key_group, group) = rows.group(row);
                 let place = (key_group, self.keys.head(start, &group));
                 let at = *known.entry(place).or_insert_with(|| {
-                    let at = WindowOf { key_group, start, group };
+                    let at = WindowOf { key_group, start, group: group.clone() };
                     panes.push(Pane { at, end, bases: Vec::new(), ops: Vec::new(), rebuild: false });
                     panes.len() - 1
                 });

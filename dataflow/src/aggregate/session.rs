@@ -60,17 +60,14 @@ impl Sessions {
         if self.is_closed(end) || self.closed.iter().any(|closed| touches(*closed)) {
             return Assigned::Late;
         }
-        if op != Op::Add {
+        if op == Op::Remove {
             let holds = |open: &&mut Open| open.start <= time && time < open.end;
-            if let Some(open) = self.open.iter_mut().find(holds) {
-                open.ops.push((row, op));
-                open.rebuild = true;
-                return Assigned::Taken;
-            }
-            if op == Op::Remove {
-                return Assigned::Nothing;
-            }
+            let Some(open) = self.open.iter_mut().find(holds) else { return Assigned::Nothing };
+            open.ops.push((row, op));
+            open.rebuild = true;
+            return Assigned::Taken;
         }
+        // A row that replaces another may count for the first time: then it joins sessions as a new one does.
         let (touched, others): (Vec<Open>, Vec<Open>) =
             self.open.drain(..).partition(|open| touches((open.start, open.end)));
         self.open = others;
@@ -152,6 +149,16 @@ mod tests {
         assert_eq!(of_group.assign(230, 3, Op::Remove), Assigned::Nothing);
         assert!(!of_group.open[0].rebuild);
         assert_eq!(of_group.assign(195, 4, Op::Remove), Assigned::Taken);
+        assert!(of_group.open[0].rebuild);
+    }
+
+    #[test]
+    fn a_row_that_replaces_another_joins_what_it_touches() {
+        let mut of_group = Sessions::new(10, 5, 0, &[(100, 110), (115, 125)]);
+        assert_eq!(of_group.assign(108, 0, Op::Remove), Assigned::Taken);
+        assert_eq!(spans(&of_group), [(100, 110, 1), (115, 125, 0)]);
+        assert_eq!(of_group.assign(108, 1, Op::Replace), Assigned::Taken);
+        assert_eq!(spans(&of_group), [(100, 125, 2)]);
         assert!(of_group.open[0].rebuild);
     }
 

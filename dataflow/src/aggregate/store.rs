@@ -248,6 +248,14 @@ pub(super) fn decode_pairs(value: &[u8]) -> Result<Vec<(i64, i64)>> {
     Ok(pairs)
 }
 
+pub(super) fn first_of_pairs(value: &[u8]) -> Result<Option<(i64, i64)>> {
+    let mut rest = body(value)?;
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((i64::from_le_bytes(take(&mut rest)?), i64::from_le_bytes(take(&mut rest)?))))
+}
+
 /// Windows: start and group.
 pub(super) fn encode_windows(windows: &[(i64, Vec<u8>)]) -> Vec<u8> {
     let mut value = begin(NEVER);

@@ -9,9 +9,9 @@ mod rows;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_empty_array};
 use arrow::compute::{filter_record_batch, take, take_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use pulso_core::ids::{Epoch, EventTime, KeyGroup, Stage};
 use pulso_core::message::Counters;
 use pulso_job::{JobSpec, RowsFrom, TargetIndex};
@@ -70,7 +70,7 @@ struct Records {
     batch: RecordBatch,
     steps: Vec<Step>,
     key_groups: Vec<KeyGroup>,
-    /// Their broker timestamps.
+    /// Their broker timestamps, if the second stage gets them.
     timestamps: ArrayRef,
     samples_ms: Vec<i64>,
 }
@@ -159,7 +159,7 @@ impl KeyedStage {
             None => Records::none(&self.schema),
         };
         let mut feeds = Vec::new();
-        let hosted: Vec<KeyGroup> = states.hosted().into_iter().filter(|id| !skip.contains(id)).collect();
+        let hosted = self.closing(states, skip);
         for (index, aggregate) in &self.aggregates {
             feeds.extend(run((*index, aggregate), states, now, &hosted, &records, &mut processed.counters)?);
         }
@@ -179,7 +179,7 @@ impl KeyedStage {
         muted: &BTreeMap<TargetIndex, BTreeSet<KeyGroup>>,
         processed: &mut Processed,
     ) -> Result<()> {
-        let hosted: Vec<KeyGroup> = states.hosted().into_iter().filter(|id| !skip.contains(id)).collect();
+        let hosted = self.closing(states, skip);
         let (mut feeds, mut samples_ms) = (Vec::new(), Vec::new());
         for (index, aggregate) in &self.aggregates {
             let records = match &rows {
@@ -190,6 +190,14 @@ impl KeyedStage {
             samples_ms.extend(records.samples_ms);
         }
         self.write(&feeds, &samples_ms, muted, processed)
+    }
+
+    /// Key groups in which windows may close.
+    fn closing(&self, states: &dyn States, skip: &BTreeSet<KeyGroup>) -> Vec<KeyGroup> {
+        if self.aggregates.is_empty() {
+            return Vec::new();
+        }
+        states.hosted().into_iter().filter(|id| !skip.contains(id)).collect()
     }
 
     /// The rows in the order in which they hold, and what each did to its key.
@@ -230,7 +238,10 @@ impl KeyedStage {
             batch: take_record_batch(&job, &indices)?,
             steps,
             key_groups: owners,
-            timestamps: take(batch.column(column::TIMESTAMP), &indices, None)?,
+            timestamps: match self.forward.as_slice() {
+                [] => new_empty_array(&DataType::Int64),
+                _ => take(batch.column(column::TIMESTAMP), &indices, None)?,
+            },
             samples_ms: rows.samples(),
         })
     }
@@ -318,7 +329,7 @@ impl Records {
             batch: RecordBatch::new_empty(Arc::clone(schema)),
             steps: Vec::new(),
             key_groups: Vec::new(),
-            timestamps: Arc::new(Int64Array::from(Vec::<i64>::new())),
+            timestamps: new_empty_array(&DataType::Int64),
             samples_ms: Vec::new(),
         }
     }

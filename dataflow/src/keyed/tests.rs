@@ -142,7 +142,7 @@ struct Host {
 
 impl States for Host {
     fn hosted(&self) -> Vec<KeyGroup> {
-        self.groups.keys().copied().collect()
+        panic!("only windows close without rows, and there are none")
     }
 
     fn state(&mut self, key_group: KeyGroup) -> Option<(&mut KeyGroupState, &dyn DiskState)> {

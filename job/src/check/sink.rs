@@ -125,10 +125,15 @@ fn sink(
         RowsFrom::Aggregate(index) => &aggregates.get(index)?.result,
     };
     let where_ = section.take("where").map(|entry| condition(reader, &entry, columns, Scope::All));
-    let sink_columns = match section.take("columns") {
+    let mut sink_columns = match section.take("columns") {
         Some(entry) => mapped(reader, &entry, columns),
         None => every_column(columns),
     };
+    if matches!(from, RowsFrom::Aggregate(_)) {
+        // What cannot be computed of a result is null.
+        let computed = |column: &&mut SinkColumn| matches!(column.value, SinkValue::Expression(_));
+        sink_columns.iter_mut().flatten().filter(computed).for_each(|column| column.nullable = true);
+    }
     let to = match found {
         Found::Kafka(_) => topic(reader, section, sink_columns.as_deref(), targets, target),
         Found::Files(_) => files(reader, section),

@@ -44,6 +44,11 @@ fn what_it_means() {
     assert_eq!(names, ["id", "window_start", "window_end", "rows", "most"]);
     assert_eq!((job.sinks[1].columns[3].nullable, job.sinks[1].columns[4].nullable), (false, true));
     assert_eq!(job.stages(), 2);
+    // Both can fail, and are null then.
+    let computed = AGGREGATE.replace("max(price)", "100 / count(price)");
+    let columns = "columns = { id = \"id\", window_start = \"window_start\", share = \"100 / rows\" }";
+    let computed = good(&format!("{GOOD}{computed}{columns}"));
+    assert!(computed.aggregates[0].columns[1].nullable && computed.sinks[1].columns[2].nullable);
     let shared = GOOD.replace("keep_for = \"1h\"", "keep_for = \"1h\"\nroute_by = [\"id\"]");
     let shared = good(&format!("{shared}{AGGREGATE}"));
     assert_eq!((shared.stages(), shared.aggregates[0].own_stage), (1, false));
