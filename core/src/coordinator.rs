@@ -22,7 +22,7 @@ use self::job::{Context, Job, Phase, Waiting};
 use self::journal::{Done, Journal, Then};
 use self::members::Members;
 pub use self::view::{
-    AttemptView, CheckpointView, ClusterView, EpochsView, JobView, KeyGroupView, PhaseView, SplitView,
+    AttemptView, CheckpointView, ClusterView, EpochsView, JobView, KeyGroupView, LookupsView, PhaseView, SplitView,
 };
 use crate::control_log::LogState;
 use crate::cut::Cut;
@@ -84,6 +84,11 @@ pub enum Event {
     LookupsRead {
         job: JobId,
         version: LookupsVersion,
+    },
+    /// Whether a job's lookups can be read now, and if not, why.
+    LookupsTried {
+        job: JobId,
+        trouble: Option<String>,
     },
     Called {
         request: RequestId,
@@ -347,6 +352,11 @@ impl Coordinator {
             Event::FilesFound { job, found, gone, complete } => self.files_found(job, &found, &gone, complete),
             Event::FilesRetired { job, files, all } => self.files_retired(job, files, all),
             Event::LookupsRead { job, version } => self.lookups_read(job, version),
+            Event::LookupsTried { job, trouble } => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.lookup_trouble = trouble;
+                }
+            }
             Event::Called { request, call } => self.called(request, call),
         }
     }

@@ -75,26 +75,26 @@ struct Refreshed<'j> {
     lookup: &'j LookupSpec,
     due: Instant,
     rows: Option<Rows>,
-    /// Said when it begins and when it ends, not every time.
-    troubled: bool,
+    trouble: Option<String>,
 }
 
 impl Refreshed<'_> {
+    /// Trouble is said when it begins and when it ends, not every time.
     async fn refresh(&mut self, job: JobId, spec: &JobSpec) {
         let name = &self.lookup.name;
         match read(spec, self.lookup).await {
             Ok(rows) => {
-                if self.troubled {
+                if self.trouble.take().is_some() {
                     tracing::info!(%job, lookup = name, "the lookup can be read again");
                 }
-                self.troubled = false;
                 self.rows = Some(rows);
             }
-            Err(reason) if !self.troubled => {
-                tracing::warn!(%job, lookup = name, reason, "the lookup keeps the rows it has: it cannot be read");
-                self.troubled = true;
+            Err(reason) => {
+                if self.trouble.is_none() {
+                    tracing::warn!(%job, lookup = name, reason, "the lookup keeps the rows it has: it cannot be read");
+                }
+                self.trouble = Some(reason);
             }
-            Err(_) => {}
         }
         self.due = Instant::now() + self.lookup.refresh;
     }
@@ -103,7 +103,7 @@ impl Refreshed<'_> {
 /// Reads each lookup of a job as often as it says, until `cancel`.
 pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: Objects, cancel: CancellationToken) {
     let now = Instant::now();
-    let refreshed = |lookup| Refreshed { lookup, due: now, rows: None, troubled: false };
+    let refreshed = |lookup| Refreshed { lookup, due: now, rows: None, trouble: None };
     let mut all: Vec<Refreshed<'_>> = spec.lookups.iter().map(refreshed).collect();
     while let Some(due) = all.iter().map(|one| one.due).min() {
         tokio::select! {
@@ -114,6 +114,10 @@ pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: 
         for one in all.iter_mut().filter(|one| one.due <= now) {
             one.refresh(job, &spec).await;
         }
+        let trouble = all.iter().find_map(|one| one.trouble.clone());
+        handle
+            .lookups_tried(job, trouble.map(|reason| format!("the rows of lookups stay as they are: {reason}")))
+            .await;
         let rows: Option<Vec<&Rows>> = all.iter().map(|one| one.rows.as_ref()).collect();
         let Some(rows) = rows else { continue };
         let (bytes, version) = version(rows.into_iter());

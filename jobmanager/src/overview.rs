@@ -56,6 +56,9 @@ pub(crate) struct Job {
     pub(crate) state_bytes: u64,
     /// Of the TaskManager that is worst off.
     pub(crate) latency: Option<Latency>,
+    /// Absent for a job without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lookups: Option<Lookups>,
     /// What makes input or commits wait, such as a target that is down.
     pub(crate) troubles: Vec<String>,
     pub(crate) splits: Vec<Split>,
@@ -90,6 +93,18 @@ pub(crate) struct Latency {
     pub(crate) p50_us: u64,
     pub(crate) p95_us: u64,
     pub(crate) p99_us: u64,
+}
+
+/// The newest rows of all lookups.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Lookups {
+    /// Of each lookup, in file order.
+    pub(crate) rows: Vec<u64>,
+    pub(crate) bytes: u64,
+    /// When they were first read so.
+    pub(crate) read_ms: i64,
+    /// Records are not joined with them yet.
+    pub(crate) waits: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -181,6 +181,9 @@ impl Shell {
             Input::LookupsRead { job, version } => {
                 self.handle([Work::coordinator(Event::LookupsRead { job, version })]);
             }
+            Input::LookupsTried { job, trouble } => {
+                self.handle([Work::coordinator(Event::LookupsTried { job, trouble })]);
+            }
             Input::Lookups { job, reply } => {
                 let lookups = self.leading.as_ref().and_then(|leading| leading.coordinator.lookups(job)).cloned();
                 reply.send(lookups).ok();

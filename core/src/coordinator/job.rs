@@ -60,6 +60,7 @@ pub(super) struct Job {
     pub(super) counters: Counters,
     /// Why the newest checkpoint failed.
     pub(super) checkpoint_trouble: Option<String>,
+    pub(super) lookup_trouble: Option<String>,
     /// What an earlier attempt has committed; only for show.
     pub(super) committed_before: Epoch,
     pub(super) calls: Calls,
@@ -205,6 +206,7 @@ impl Job {
             attempts: VecDeque::new(),
             counters: state.checkpoints.last().map(|c| c.manifest.counters()).unwrap_or_default(),
             checkpoint_trouble: None,
+            lookup_trouble: None,
             committed_before: state.checkpoints.last().map(|c| c.manifest.epoch).unwrap_or_default(),
             calls: Calls::default(),
             schedule: Schedule::new(state, now),

@@ -39,6 +39,8 @@ pub struct JobView {
     pub settled: bool,
     /// Why the newest checkpoint failed; `None` after one that did not.
     pub checkpoint_trouble: Option<String>,
+    /// Of a job with lookups.
+    pub lookups: Option<LookupsView>,
     /// Records in all sealed epochs; what `counters` lacks is in flight.
     pub records_read: u64,
 }
@@ -65,6 +67,20 @@ pub struct EpochsView {
     pub sealed: Epoch,
     /// In every target.
     pub committed: Epoch,
+}
+
+/// The rows that records are joined with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LookupsView {
+    /// Of each lookup, in file order.
+    pub rows: Vec<u64>,
+    pub bytes: u64,
+    /// When they were read first; what is read later and equal is no other version.
+    pub read: WallTime,
+    /// The cut that brings them in force is not there yet.
+    pub waits: bool,
+    /// Why they could not be read again.
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -148,6 +164,13 @@ fn view(job: &Job, state: &JobState, alone: bool, most: u64) -> JobView {
         counters: job.counters,
         settled: job.is_settled(state),
         checkpoint_trouble: job.checkpoint_trouble.clone(),
+        lookups: state.lookups.newest.as_ref().map(|newest| LookupsView {
+            rows: newest.rows.clone(),
+            bytes: newest.bytes,
+            read: newest.read,
+            waits: state.lookups_wait(),
+            trouble: job.lookup_trouble.clone(),
+        }),
         records_read: state.read.values().sum(),
     }
 }

@@ -6,6 +6,7 @@ use pulso_core::control_log::{JobStatus, LogState};
 use pulso_core::coordinator::{Answer, Command};
 use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, JobId, SessionId, TaskManagerId};
+use pulso_core::lookups;
 use pulso_core::message::{Instruction, Restore};
 use pulso_core::record::Record;
 
@@ -75,6 +76,10 @@ impl Checker {
             Command::RetireFiles { .. } => {}
             Command::DeleteObjects(objects) => {
                 for object in objects {
+                    if object.starts_with("lookups/") {
+                        self.is_no_version(object);
+                        continue;
+                    }
                     assert!(self.collected.contains(object), "{object} was not collected");
                     for job in self.durable.jobs.values() {
                         let named = job.checkpoints.iter().flat_map(|c| c.manifest.snapshots.values());
@@ -84,6 +89,13 @@ impl Checker {
                 self.saw("delete");
             }
             Command::CloseSession { .. } => self.saw("close session"),
+        }
+    }
+
+    fn is_no_version(&self, object: &str) {
+        for (job, state) in &self.durable.jobs {
+            let mut stored = state.lookups.stored.iter().map(|version| lookups::object(*job, *version));
+            assert!(!stored.any(|stored| stored == object), "{object} is still kept");
         }
     }
 

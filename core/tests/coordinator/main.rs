@@ -6,5 +6,6 @@ mod checker;
 mod faults;
 mod files;
 mod jobs;
+mod lookups;
 mod recovery;
 mod world;

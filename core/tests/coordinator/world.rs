@@ -113,6 +113,7 @@ pub(crate) struct World {
     retiring: Vec<(JobId, Vec<PlacedFile>)>,
     /// How many were.
     pub(crate) retired: usize,
+    pub(crate) deleted: BTreeSet<String>,
     /// Every instruction, in order.
     pub(crate) sent: Vec<(TaskManagerId, Instruction)>,
     /// In one of so many steps the control log is durable.
@@ -139,6 +140,7 @@ impl World {
             answers: BTreeMap::new(),
             retiring: Vec::new(),
             retired: 0,
+            deleted: BTreeSet::new(),
             sent: Vec::new(),
             log_takes: 1,
             input: 3,
@@ -224,7 +226,8 @@ impl World {
                     assert!(self.answers.insert(request, answer).is_none(), "two answers to one call");
                 }
                 Command::RetireFiles { job, files } => self.retiring.push((job, files)),
-                Command::Append(_) | Command::DeleteObjects(_) => {}
+                Command::DeleteObjects(objects) => self.deleted.extend(objects),
+                Command::Append(_) => {}
             }
         }
     }

@@ -8,7 +8,7 @@ use pulso_core::ids::{EventTime, JobId, KeyGroupId, TaskManagerId, WallTime};
 use pulso_proto::v1;
 
 use super::conservation::{Conservation, Counted};
-use super::{Attempt, Checkpoint, Epochs, Job, KeyGroup, Latency, Overview, Split, Status, TaskManager};
+use super::{Attempt, Checkpoint, Epochs, Job, KeyGroup, Latency, Lookups, Overview, Split, Status, TaskManager};
 
 type Figures = BTreeMap<TaskManagerId, v1::Figures>;
 
@@ -90,6 +90,12 @@ fn of_job(job: &JobView, figures: &Figures) -> Job {
         backpressured: running.iter().any(|(_, f)| f.backpressured),
         state_bytes: running.iter().map(|(_, f)| f.state_bytes).sum(),
         latency: latency(&running),
+        lookups: job.lookups.as_ref().map(|lookups| Lookups {
+            rows: lookups.rows.clone(),
+            bytes: lookups.bytes,
+            read_ms: milliseconds(lookups.read),
+            waits: lookups.waits,
+        }),
         troubles: troubles(job, &running),
         splits,
         key_groups: job.key_groups.iter().map(key_group).collect(),
@@ -164,7 +170,9 @@ fn troubles(job: &JobView, figures: &[(TaskManagerId, &v1::JobFigures)]) -> Vec<
         f.splits.iter().map(|split| &split.trouble).chain(f.targets.iter().map(|target| &target.trouble))
     });
     let checkpoint = job.checkpoint_trouble.iter().map(|reason| format!("the newest checkpoint failed: {reason}"));
-    let mut troubles: Vec<String> = all.filter(|text| !text.is_empty()).cloned().chain(checkpoint).collect();
+    let lookups = job.lookups.iter().filter_map(|lookups| lookups.trouble.clone());
+    let all = all.filter(|text| !text.is_empty()).cloned();
+    let mut troubles: Vec<String> = all.chain(checkpoint).chain(lookups).collect();
     troubles.sort();
     troubles.dedup();
     troubles

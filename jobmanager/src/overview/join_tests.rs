@@ -27,6 +27,7 @@ fn job() -> JobView {
         counters: Counters { written: 60, duplicates: 20, ..Counters::default() },
         settled: true,
         checkpoint_trouble: None,
+        lookups: None,
         records_read: 80,
     }
 }

@@ -37,6 +37,7 @@ pub(crate) enum Input {
     FilesFound { job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool },
     FilesRetired { job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool },
     LookupsRead { job: JobId, version: LookupsVersion },
+    LookupsTried { job: JobId, trouble: Option<String> },
     Lookups { job: JobId, reply: oneshot::Sender<Option<LookupsState>> },
     Files { job: JobId, reply: oneshot::Sender<Option<FilesState>> },
     Call { call: Call, reply: oneshot::Sender<Result<Answer, NotLeading>> },
@@ -88,6 +89,10 @@ impl Handle {
 
     pub(crate) async fn lookups_read(&self, job: JobId, version: LookupsVersion) {
         self.tell(Input::LookupsRead { job, version }).await;
+    }
+
+    pub(crate) async fn lookups_tried(&self, job: JobId, trouble: Option<String>) {
+        self.tell(Input::LookupsTried { job, trouble }).await;
     }
 
     /// What a job knows of its lookups; `None` where another JobManager leads, or there is no such job.

@@ -248,6 +248,7 @@ impl Cluster {
             .env("PULSO_JOBMANAGER", self.jobmanagers())
             .env("KAFKA_BROKERS", &self.brokers)
             .env("DATABASE_URL", &self.database_url)
+            .env("MYSQL_URL", &self.database_url)
             .stdin(Stdio::null());
         command
     }

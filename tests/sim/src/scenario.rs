@@ -10,6 +10,8 @@ pub(crate) struct Scenario {
     pub(crate) splits: u32,
     pub(crate) key_groups: u16,
     pub(crate) stages: u8,
+    /// What the lookups read changes from time to time. Not of every seed: the epochs that it brings keep a job from idling.
+    pub(crate) lookups_change: bool,
     pub(crate) keys: u64,
     /// After this long all records are of one key, and so long before it is another: most key groups are idle.
     pub(crate) narrow_after: u64,
@@ -48,6 +50,7 @@ impl Scenario {
             splits: 1 + u32::try_from(chance.below(4)).unwrap_or(0),
             key_groups: *chance.pick(&[2, 4, 8]).unwrap_or(&4),
             stages: 1 + u8::from(seed % 5 == 4),
+            lookups_change: seed % 5 == 3,
             keys: 20 + chance.below(200),
             narrow_after: if chance.per_mille(300) { chance.between(500_000..3_000_000) } else { u64::MAX },
             narrow_for: chance.between(300_000..2_000_000),

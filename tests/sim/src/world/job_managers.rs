@@ -74,7 +74,7 @@ impl World {
                     let splits = self.kafka.start.clone();
                     self.coordinator(jm, coordinator::Event::SplitsFound { job: JOB, splits });
                 }
-                if self.chance.per_mille(100) {
+                if self.scenario.lookups_change && self.chance.per_mille(400) {
                     let version = self.read_lookups();
                     self.coordinator(jm, coordinator::Event::LookupsRead { job: JOB, version });
                 }
@@ -253,8 +253,9 @@ impl World {
 
     /// What is in the table changes from time to time, and whatever was read is stored.
     fn read_lookups(&mut self) -> LookupsVersion {
-        let id = u128::from(self.number()) << 64 | u128::from(self.chance.below(u64::MAX));
-        let version = lookups::version(id, self.chance.below(4), self.wall());
+        // Of any order, as random ones are; and other rows in half of the cases.
+        let number = u128::from(self.number());
+        let version = lookups::version(number.reverse_bits() | number, (number / 2 % 7) as u64, self.wall());
         self.objects.write(&object(JOB, version.id), State::default());
         version
     }
