@@ -1,7 +1,8 @@
 //! The zone of columns that hold a time of day without one.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 /// Where a column without zone has its time of day.
 #[derive(Debug, Clone)]
@@ -11,6 +12,27 @@ impl Zone {
     /// `name` is one of IANA's.
     pub(crate) fn named(name: &str) -> Result<Self, String> {
         TimeZone::get(name).map(Self).map_err(|_| format!("there is no time zone {name}"))
+    }
+
+    pub(crate) fn utc() -> Self {
+        Self(TimeZone::UTC)
+    }
+
+    /// Microseconds since 1970 UTC of a time on the zone's clock: of two the earlier, and none where the clock skips it.
+    pub(crate) fn instant(&self, local: DateTime) -> Option<i64> {
+        const EPOCH: Date = Date::constant(1970, 1, 1);
+        let offset = match self.0.to_ambiguous_timestamp(local).offset() {
+            AmbiguousOffset::Gap { .. } => return None,
+            AmbiguousOffset::Unambiguous { offset } => offset,
+            // The greater offset makes the earlier instant.
+            AmbiguousOffset::Fold { before, .. } => before,
+        };
+        // jiff has no instants of the last day of 9999.
+        let days = local.date().since(EPOCH).ok()?.get_days();
+        let hours = i64::from(days) * 24 + i64::from(local.hour());
+        let seconds = (hours * 60 + i64::from(local.minute())) * 60 + i64::from(local.second());
+        let micros = i64::from(local.subsec_nanosecond()) / 1_000;
+        Some((seconds - i64::from(offset.seconds())) * 1_000_000 + micros)
     }
 
     /// Microseconds from 1970-01-01T00:00 on the zone's clock, of an instant in microseconds since 1970 UTC.

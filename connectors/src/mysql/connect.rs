@@ -71,15 +71,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: &Address) -> Result<Self, Failure> {
-        let opened = tokio::time::timeout(OPEN, Self::open_now(address)).await;
-        opened.unwrap_or_else(|_| Err(Failure::lost(format!("no session within {} s", OPEN.as_secs()))))
+        in_time(Self::open_now(address)).await
     }
 
     async fn open_now(address: &Address) -> Result<Self, Failure> {
-        let mut conn = address.connect().await?;
-        ask(&mut conn, SESSION.to_owned()).await?;
-        let facts = facts(ask(&mut conn, FACTS.to_owned()).await?)?;
-        ask(&mut conn, if facts.mariadb { MARIADB } else { MYSQL }.to_owned()).await?;
+        let (conn, facts) = session(address).await?;
         let (requests, receiver) = mpsc::channel(1);
         let driver = tokio::spawn(drive(conn, receiver));
         let id = ConnectionId(NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed));
@@ -147,6 +143,30 @@ impl Drop for Connection {
     }
 }
 
+/// A session with all its settings.
+async fn session(address: &Address) -> Result<(Conn, Facts), Failure> {
+    let mut conn = address.connect().await?;
+    ask(&mut conn, SESSION.to_owned()).await?;
+    let facts = facts(ask(&mut conn, FACTS.to_owned()).await?)?;
+    ask(&mut conn, if facts.mariadb { MARIADB } else { MYSQL }.to_owned()).await?;
+    Ok((conn, facts))
+}
+
+/// A session of no writer, in a transaction that only reads; a SELECT without a limit of its own gives so many rows.
+pub(crate) async fn open_read_only(address: &Address, rows: usize) -> Result<(Conn, Facts), Failure> {
+    in_time(async {
+        let (mut conn, facts) = session(address).await?;
+        ask(&mut conn, format!("SET SESSION sql_select_limit = {rows}; START TRANSACTION READ ONLY")).await?;
+        Ok((conn, facts))
+    })
+    .await
+}
+
+async fn in_time<T>(opening: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let opened = tokio::time::timeout(OPEN, opening).await;
+    opened.unwrap_or_else(|_| Err(Failure::lost(format!("no session within {} s", OPEN.as_secs()))))
+}
+
 /// Owns the connection, so that a question that nobody waits for any more does not leave it in between two packets.
 async fn drive(mut conn: Conn, mut requests: mpsc::Receiver<Request>) -> String {
     loop {
@@ -204,7 +224,7 @@ fn values(row: &Row) -> Vec<Option<String>> {
 }
 
 /// Whatever the server answers it answers before its own time-out, and a little later at most over the network.
-async fn answered<T>(answer: impl Future<Output = Result<T, mysql_async::Error>>) -> Result<T, Failure> {
+pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, mysql_async::Error>>) -> Result<T, Failure> {
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Failure::lost(format!("the server has not answered for {} s", ANSWER.as_secs()))),

@@ -8,6 +8,7 @@ mod inspect;
 mod ledger;
 mod letters;
 mod literal;
+pub(crate) mod lookup;
 mod quote;
 mod statement;
 mod table;

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, CopyInSink, Row, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Config, CopyInSink, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use super::error::Failure;
 use super::tls::{self, Verify};
@@ -257,9 +257,14 @@ impl Connection {
         }
     }
 
+    /// Plans one statement; it is not run.
+    pub(crate) async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
+        answered(self.client.prepare(sql)).await
+    }
+
     /// Names and types of a statement's columns.
     pub(crate) async fn describe(&self, sql: &str) -> Result<Vec<(String, String)>, Failure> {
-        let statement = answered(self.client.prepare(sql)).await?;
+        let statement = self.prepare(sql).await?;
         Ok(statement.columns().iter().map(|c| (c.name().to_owned(), c.type_().name().to_owned())).collect())
     }
 
@@ -287,6 +292,22 @@ impl Connection {
             rows.push(values().map(|value| value.map(str::to_owned)).collect());
         }
         Ok((rows, false))
+    }
+
+    /// Gives each row of one statement as it arrives, values as text, until there are no more or `take` refuses one.
+    pub(crate) async fn each_row(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(&SimpleQueryRow) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let stream = answered(self.client.simple_query_raw(sql)).await?;
+        let mut stream = pin!(stream);
+        while let Some(message) = answered(stream.try_next()).await? {
+            if let SimpleQueryMessage::Row(row) = message {
+                take(&row)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn start_copy(&self, statement: &Statement) -> Result<CopyInSink<Bytes>, Failure> {

@@ -9,6 +9,7 @@ mod error;
 mod inspect;
 mod ledger;
 mod letters;
+pub(crate) mod lookup;
 mod numeric;
 mod panel;
 mod quote;

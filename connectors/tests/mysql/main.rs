@@ -4,6 +4,9 @@
 #[path = "../cases/mod.rs"]
 mod cases;
 mod inspect;
+mod lookup;
+#[path = "../support/lookups.rs"]
+mod lookups;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod refused;

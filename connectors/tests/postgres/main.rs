@@ -4,6 +4,9 @@
 #[path = "../cases/mod.rs"]
 mod cases;
 mod inspect;
+mod lookup;
+#[path = "../support/lookups.rs"]
+mod lookups;
 mod panel;
 mod pooler;
 #[path = "../support/proxy.rs"]

@@ -106,7 +106,7 @@ fn field(
 }
 
 /// The type that a word of the job language stands for.
-pub(super) fn type_named(text: &str) -> Option<FieldType> {
+pub fn type_named(text: &str) -> Option<FieldType> {
     Some(match text {
         "string" => FieldType::String,
         "bool" => FieldType::Bool,

@@ -173,8 +173,8 @@ fn column(lookup: &str, name: &str, data_type: DataType) -> LookupColumn {
     LookupColumn { name: format!("{lookup}.{name}"), data_type }
 }
 
-/// Every value of the one type that equals one of the other can be converted to it.
-fn comparable(told: &str, wanted: &FieldType) -> bool {
+/// Every value of the type told for a query's column that equals one of the field's type can be converted to it.
+pub fn comparable(told: &str, wanted: &FieldType) -> bool {
     match (type_named(told), wanted) {
         (
             Some(FieldType::Int32 | FieldType::Int64),
