@@ -123,6 +123,8 @@ async fn servers_are_asked_and_their_answers_shown_at_their_lines() {
         answer.err
     );
 
+    looked_up(folder.path(), &brokers, &url, &client).await;
+
     // Nobody is there: a message for each server, and no password.
     kafka.kill().await.unwrap();
     let away = "postgres://app:hunter2@127.0.0.1:1/shop";
@@ -131,4 +133,38 @@ async fn servers_are_asked_and_their_answers_shown_at_their_lines() {
     let places: Vec<(&str, u64)> = found.iter().map(|(code, line, _)| (code.as_str(), *line)).collect();
     assert_eq!(places, [("P0100", 5), ("P0100", 9), ("P0100", 12)], "{found:?}");
     assert!(!format!("{}{}", answer.out, answer.err).contains("hunter2"));
+}
+
+/// What lookups find: the columns of the query, then its rows.
+async fn looked_up(folder: &Path, brokers: &str, url: &str, client: &tokio_postgres::Client) {
+    let file = folder.join("units.toml");
+    let lookup =
+        "[[lookup]]\nname = \"unit\"\nin = \"db\"\nsql = \"select * from units\"\non = [\"id\"]\nmax_rows = 2\n";
+    let derive = "[derive]\nlabel = \"unit.label\"\n";
+    let toml = JOB.replace("[time]", &format!("{lookup}{derive}[time]")).replace("\"orders\"\nkey", "\"weighed\"\nkey");
+    std::fs::write(&file, toml).unwrap();
+    for (sql, expected) in [
+        // Not even there.
+        ("select", Err("\"units\" does not exist")),
+        ("create table units (id integer, label bytea)", Err("`id` is of type int32 in the query and of type string")),
+        ("alter table units alter id type text", Err("`label` of the query is of type bytea")),
+        ("alter table units alter label type text using ''", Ok("0 rows")),
+        ("insert into units values ('a', 'kg'), ('a', 'g')", Err("1 of its 2 rows have the same values")),
+        ("insert into units values ('b', 'mg')", Err("more than 2 rows (max_rows)")),
+        ("delete from units where label <> 'g'", Ok("1 row")),
+    ] {
+        client.batch_execute(sql).await.unwrap();
+        let answer = check(&file, brokers, url, &["-o", "json"]);
+        match expected {
+            Ok(rows) => {
+                assert_eq!(answer.code, Some(0), "{sql}: {} {}", answer.out, answer.err);
+                assert!(answer.out.contains(&format!("lookup unit: {rows}\"")), "{sql}: {}", answer.out);
+            }
+            Err(words) => {
+                let found = diagnostics(&answer);
+                assert!(found.iter().all(|(code, line, _)| code == "P0081" && [19, 20].contains(line)), "{found:?}");
+                assert!(found.iter().any(|(_, _, message)| message.contains(words)), "{sql}: {found:?}");
+            }
+        }
+    }
 }

@@ -30,6 +30,11 @@ pub enum Place {
     DeadLetter {
         key: &'static str,
     },
+    /// In file order.
+    Lookup {
+        index: usize,
+        key: &'static str,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,7 @@ pub enum FindingKind {
     /// Records of the topic may be gone when they are read again.
     Compacted,
     Table,
+    Lookup,
 }
 
 /// What is wrong outside of the file.
@@ -59,11 +65,12 @@ impl FindingKind {
             Self::Topic => code::TOPIC,
             Self::Compacted => code::COMPACTED,
             Self::Table => code::TABLE,
+            Self::Lookup => code::BAD_LOOKUP,
         }
     }
 }
 
-/// The findings as mistakes of the file, beside the warnings that it has; an error where there are any.
+/// The findings as mistakes of the file, beside what the file itself has; an error where there are any.
 ///
 /// # Errors
 /// All of them, to be shown like those of [`crate::check`].
@@ -71,7 +78,7 @@ pub fn located(submission: &Submission, file_name: &str, findings: &[Finding]) -
     let (document, _) = DeTable::parse_recoverable(&submission.toml);
     let root = Section::new("", 0..0, document.get_ref());
     let mut reader = Reader::new(&submission.toml, &submission.environment);
-    // For what must not be shown, and the warnings.
+    // For what must not be shown, the warnings, and what does not go with the columns of lookups.
     job(&mut reader, &root, std::path::Path::new(&submission.folder), &submission.lookups);
     for Finding { place, kind, message, help } in findings {
         let span = span(&root, *place).unwrap_or(0..0);
@@ -89,13 +96,16 @@ fn span(root: &Section<'_>, place: Place) -> Option<Range<usize>> {
         Place::Source { key } => (of_table(&root.take("source")?)?, key),
         Place::DeadLetter { key } => (of_table(&root.take("dead_letter")?)?, key),
         Place::Target { index, key } => (of_table(of_table(&root.take("target")?)?.entries.get(index)?)?, key),
-        Place::Sink { index, key } => {
-            let entry = root.take("sink")?;
-            let element = entry.value.as_array()?.get(index)?;
-            (Section::new("", element.span(), element.get_ref().as_table()?), key)
-        }
+        Place::Sink { index, key } => (element(root, "sink", index)?, key),
+        Place::Lookup { index, key } => (element(root, "lookup", index)?, key),
     };
     Some(section.take(key).map_or(section.span.clone(), |entry| entry.span))
+}
+
+fn element<'d>(root: &Section<'d>, list: &'static str, index: usize) -> Option<Section<'d>> {
+    let entry = root.take(list)?;
+    let element = entry.value.as_array()?.get(index)?;
+    Some(Section::new("", element.span(), element.get_ref().as_table()?))
 }
 
 fn of_table<'d>(entry: &Entry<'d>) -> Option<Section<'d>> {

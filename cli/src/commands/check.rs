@@ -16,7 +16,7 @@ use crate::output::{self, Format};
 /// Check a job file; every mistake is shown at once
 ///
 /// No server is asked, unless `--online` is said: then also whether the topics and tables are there and as the job needs
-/// them, with the job's own credentials. Nothing is changed.
+/// them, and what its lookups find, with the job's own credentials. Nothing is changed.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[arg(value_name = "JOB.TOML")]
@@ -37,18 +37,18 @@ struct Good<'a> {
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
-    let file = match job_file::read(&arguments.file) {
+    let mut file = match job_file::read(&arguments.file) {
         Ok(file) => file,
         Err(error) => return Err(refused(global.output, error)),
     };
-    let (job, warnings) = match pulso_job::check(&file.submission, &file.name) {
+    let (job, mut warnings) = match pulso_job::check(&file.submission, &file.name) {
         Ok(checked) => checked,
         Err(diagnostics) => return Err(refused(global.output, diagnostics.into())),
     };
     let facts = match arguments.online {
         true => {
-            let answers = online::ask(&job).await;
-            pulso_job::located(&file.submission, &file.name, &answers.findings)
+            let answers = online::ask(&job, &mut file.submission).await;
+            warnings = pulso_job::located(&file.submission, &file.name, &answers.findings)
                 .map_err(|mistakes| refused(global.output, mistakes.into()))?;
             Some(answers.facts)
         }

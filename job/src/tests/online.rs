@@ -17,7 +17,10 @@ fn told(toml: &str, found: &[(Place, FindingKind)]) -> Diagnostics {
 #[test]
 fn each_finding_has_its_line() {
     let second = "[[sink]]\nto = \"db\"\ntable = \"other\"\nkey = [\"id\", \"at\"]\n[dead_letter]\nto = \"db\"\ntable = \"letters\"\n";
-    let toml = format!("{GOOD}{second}");
+    let lookups = ["first", "second"].map(|name| {
+        format!("[[lookup]]\nname = \"{name}\"\nin = \"db\"\nsql = \"select id from {name}\"\non = [\"id\"]\n")
+    });
+    let toml = format!("{GOOD}{second}{}", lookups.concat());
     let found = [
         (Place::Source { key: "topic" }, FindingKind::Topic),
         (Place::Source { key: "brokers" }, FindingKind::Unreachable),
@@ -25,6 +28,8 @@ fn each_finding_has_its_line() {
         (Place::Sink { index: 0, key: "table" }, FindingKind::Table),
         (Place::Sink { index: 1, key: "table" }, FindingKind::Table),
         (Place::DeadLetter { key: "table" }, FindingKind::Table),
+        (Place::Lookup { index: 0, key: "sql" }, FindingKind::Lookup),
+        (Place::Lookup { index: 1, key: "in" }, FindingKind::Unreachable),
         // A key that is not there: the section.
         (Place::Source { key: "on_change" }, FindingKind::Compacted),
     ];
@@ -44,9 +49,36 @@ fn each_finding_has_its_line() {
             "P0103 37 \"orders\"",
             "P0103 41 \"other\"",
             "P0103 45 \"letters\"",
+            "P0081 49 \"select id from first\"",
+            "P0100 53 \"db\"",
         ]
     );
     assert!(located(&submission(&toml), "job.toml", &[]).is_ok());
+}
+
+/// What the databases say of the columns of lookups is a mistake of the file like others, beside the findings.
+#[test]
+fn columns_that_do_not_fit_are_told_beside_the_findings() {
+    let lookup = "[[lookup]]\nname = \"l\"\nin = \"db\"\nsql = \"select * from t\"\non = [\"qty\"]\n";
+    let toml = super::with("total = \"qty * price\"", "total = \"qty * price\"\nlabel = \"l.label\"") + lookup;
+    let mut submission = submission(&toml);
+    let found = [Finding {
+        place: Place::Lookup { index: 0, key: "in" },
+        kind: FindingKind::Unreachable,
+        message: String::new(),
+        help: String::new(),
+    }];
+    for (types, expected) in [
+        (vec![("qty", "int64"), ("label", "string")], vec!["P0100"]),
+        (vec![("qty", "string"), ("label", "string")], vec!["P0100", "P0081"]),
+        (vec![("qty", "int32"), ("label", "bytea")], vec!["P0100", "P0081"]),
+    ] {
+        let types = types.into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        submission.lookups.insert("l".to_owned(), types);
+        let mistakes = located(&submission, "job.toml", &found).expect_err("findings are mistakes");
+        let codes: Vec<String> = mistakes.list.iter().map(|d| d.code.to_string()).collect();
+        assert_eq!(codes, expected);
+    }
 }
 
 #[test]

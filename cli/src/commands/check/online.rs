@@ -1,15 +1,17 @@
-//! What the servers say to a job: its topics, and its tables in the databases. Nothing is changed.
+//! What the servers say to a job: its topics, its tables in the databases, and the rows of its lookups. Nothing is changed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
 use pulso_connectors::kafka::{KafkaError, TopicFacts, inspect_topic};
+use pulso_connectors::lookup::{self, LookupError};
 use pulso_connectors::target::Inspection;
 use pulso_connectors::{mysql, postgres};
+use pulso_dataflow::lookup::encode;
 use pulso_job::{
-    DeadLettersTo, Finding, FindingKind, JobSpec, KafkaSourceSpec, OnChange, OnDataLoss, Place, SinkTo, SourceSpec,
-    StartPosition, TargetKind,
+    DeadLettersTo, Finding, FindingKind, JobSpec, KafkaSourceSpec, LookupSpec, OnChange, OnDataLoss, Place, SinkTo,
+    SourceSpec, StartPosition, Submission, TargetKind,
 };
 use secrecy::SecretString;
 
@@ -39,12 +41,12 @@ impl Answers {
     }
 }
 
-/// Asks all servers at once.
-pub(super) async fn ask(spec: &JobSpec) -> Answers {
+/// Asks all servers at once. The columns of lookups become part of the submission: the file is to be checked with them.
+pub(super) async fn ask(spec: &JobSpec, submission: &mut Submission) -> Answers {
     let targets = join_all((0..spec.targets.len()).map(|index| target(spec, index)));
-    let (source, targets) = futures::join!(source(spec), targets);
+    let (source, targets, lookups) = futures::join!(source(spec), targets, lookups(spec, submission));
     let mut all = source;
-    for answers in targets {
+    for answers in targets.into_iter().chain([lookups]) {
         all.findings.extend(answers.findings);
         all.facts.extend(answers.facts);
     }
@@ -177,6 +179,46 @@ async fn topics(spec: &JobSpec, target: usize, brokers: &str, security: &[(Strin
         }
     }
     answers
+}
+
+/// First the columns of all lookups; then, where the file is right with them, the rows.
+async fn lookups(spec: &JobSpec, submission: &mut Submission) -> Answers {
+    let mut answers = Answers::default();
+    let told = join_all(spec.lookups.iter().map(|asked| lookup::types(spec, asked))).await;
+    for (index, (asked, told)) in spec.lookups.iter().zip(told).enumerate() {
+        match told {
+            Ok(types) => drop(submission.lookups.insert(asked.name.clone(), types)),
+            Err(error) => lookup_failed(&mut answers, index, &error),
+        }
+    }
+    let Ok((spec, _)) = pulso_job::check(submission, "") else { return answers };
+    let known = spec.lookups.iter().enumerate().filter(|(_, asked)| asked.known);
+    let found = join_all(known.map(async |(index, asked)| (index, asked, rows(&spec, asked).await))).await;
+    for (index, asked, found) in found {
+        match found {
+            Ok(rows) => answers.fact(format!("lookup {}: {rows} row{}", asked.name, if rows == 1 { "" } else { "s" })),
+            Err(error) => lookup_failed(&mut answers, index, &error),
+        }
+    }
+    answers
+}
+
+/// How many rows there are; an error too where a record would fit several.
+async fn rows(spec: &JobSpec, asked: &LookupSpec) -> Result<usize, LookupError> {
+    let rows = lookup::rows(spec, asked).await?;
+    encode(asked, &rows).map_err(|error| LookupError::Refused { message: error.to_string() })?;
+    Ok(rows.num_rows())
+}
+
+fn lookup_failed(answers: &mut Answers, index: usize, error: &LookupError) {
+    match error {
+        LookupError::Unavailable { message } => {
+            answers.finding(Place::Lookup { index, key: "in" }, FindingKind::Unreachable, message);
+        }
+        LookupError::Refused { message } => {
+            answers.finding(Place::Lookup { index, key: "sql" }, FindingKind::Lookup, message);
+        }
+    }
 }
 
 /// What is wrong with a topic, by what it is about.
