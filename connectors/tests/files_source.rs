@@ -118,6 +118,19 @@ fn a_document_is_found_once_it_is_one_and_bad_when_it_stays_none() {
 }
 
 #[test]
+fn an_empty_document_waits_to_be_written_and_is_bad_when_it_stays_empty() {
+    let rig = Rig::new("each = \"r\"\nfollow = true");
+    let mut folder = Folder::new(&rig.job, &rig.spec());
+    let (none, now) = (FilesState::default(), Instant::now());
+    rig.write("empty.txt", "");
+    for after in [0, 4, 9] {
+        assert_eq!(names(&folder.look(&none, now + Duration::from_secs(after)).unwrap()), [] as [&str; 0]);
+    }
+    let looked = folder.look(&none, now + Duration::from_secs(11)).unwrap();
+    assert_eq!(names(&looked), ["empty.txt 0..0 invalid_json"]);
+}
+
+#[test]
 fn of_lines_those_are_found_that_end_and_parts_go_on_where_the_last_ended() {
     let rig = Rig::new("format = \"jsonl\"\nfollow = true");
     let mut folder = Folder::new(&rig.job, &rig.spec());

@@ -205,11 +205,11 @@ impl Folder {
                 added(&mut file, from, seen.size, Shape::Csv { delimiter: *delimiter })?
             }
         };
-        if to < seen.size {
-            growing.insert(path.to_owned(), (seen, since));
-        }
         // An empty file that is followed will perhaps be written.
         let nothing = to <= from && (!settled || from > 0);
+        if nothing || to < seen.size {
+            growing.insert(path.to_owned(), (seen, since));
+        }
         Ok(if nothing { Ready::NotYet } else { Ready::Yes { to, bad } })
     }
 }

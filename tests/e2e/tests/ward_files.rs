@@ -146,6 +146,8 @@ struct Expected {
     dead_letters: u64,
     /// Good readings that nobody is mapped to.
     unmapped: u64,
+    /// Files that are no document, and their sizes.
+    bad: Vec<(PathBuf, usize)>,
 }
 
 impl Expected {
@@ -157,6 +159,7 @@ impl Expected {
             let Some(records) = document.as_ref().and_then(|document| document["records"].as_array()) else {
                 expected.records += 1;
                 expected.dead_letters += 1;
+                expected.bad.push((path.clone(), bytes.len()));
                 continue;
             };
             let patient = document.as_ref().and_then(|d| d["paciente"]["id"].as_i64()).context("a patient")?;
@@ -203,7 +206,8 @@ async fn is_right(ward: &Ward, is_mapped: impl Fn(&Path, i64) -> bool) -> Result
     let expected = Expected::of(&ward.files()?, is_mapped)?;
     until_ok("registro to be as the files say", LIMIT, async || same(&expected.registro, &ward.stored().await?))
         .await?;
-    ward.cluster.job_accounts_for("ward-files", expected.records).await?;
+    let counted = ward.cluster.job_accounts_for("ward-files", expected.records).await;
+    counted.with_context(|| format!("bad files: {:?}", expected.bad))?;
     ensure!(ward.count("dead_letters")? == expected.dead_letters, "{} dead letters expected", expected.dead_letters);
     Ok(expected)
 }
@@ -280,7 +284,7 @@ async fn a_changed_mapping_counts_for_later_files_and_a_replay_joins_as_before()
     ward.cluster.kill_jobmanager()?;
     ward.generate(60)?;
     ward.cluster.start_jobmanager()?;
-    ward.task_managers = ward.cluster.start_task_managers(2).await?;
+    ward.task_managers = ward.cluster.start_task_managers_of_new_jobmanager(2).await?;
     let expected = is_right(&ward, is_mapped).await?;
     files_are_right(&ward, &expected).await
 }
