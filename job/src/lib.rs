@@ -22,7 +22,7 @@ pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use online::{Finding, FindingKind, Place, located};
-pub use plan::{Comparison, Fate, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
+pub use plan::{Comparison, Fate, LookupPlan, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
 pub use schema::schema;
 pub use spec::*;
 pub use submission::{LookupTypes, MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
