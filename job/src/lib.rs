@@ -17,7 +17,7 @@ pub mod spec;
 mod submission;
 mod unit;
 
-pub use check::{InputSpec, check, input, shown};
+pub use check::{InputSpec, check, input, shown, type_name};
 pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
