@@ -7,6 +7,7 @@ pub mod examples;
 pub mod generator;
 pub mod job_file;
 pub mod local;
+pub mod lookups;
 mod object;
 pub mod sender;
 pub mod sensors;

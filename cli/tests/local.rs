@@ -66,7 +66,7 @@ fn the_examples_of_the_jobs_hold() {
     let (code, out, err) = texts(&healthctl(&["test", jobs().to_str().unwrap()]));
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.ends_with(" 0 failed, 0 skipped\n"), "{out}");
-    for job in ["health-vitals", "early-warning", "ecommerce", "csv-people", "iot-sensors"] {
+    for job in ["health-vitals", "early-warning", "ecommerce", "csv-people", "iot-sensors", "ward-files"] {
         assert!(out.contains(&format!("ok    {job}: ")), "{job} has no example that was tried\n{out}");
     }
 }
@@ -259,4 +259,58 @@ fn plan_tells_stages_and_what_a_change_costs() {
         (&"health-vitals".into(), &"patient_id".into())
     );
     assert_eq!(answer["change"]["states"][2]["fate"], "dropped");
+}
+
+/// The ward's job with these examples, a file of one reading, and one of rows of its lookup.
+fn ward(examples: &str) -> (tempfile::TempDir, [String; 4]) {
+    let folder = tempfile::tempdir().unwrap();
+    let job = std::fs::read_to_string(jobs().join("ward-files.toml")).unwrap();
+    let reading = r#"{"paciente":{"id":1},"records":[{"sensor":"hr","valor":70,"timestamp":"2026-01-01T00:00:00"}]}"#;
+    let rows = r#"{"patient_id": 1, "sensor": "hr", "paciente_sensor_id": 7}"#;
+    let files = [("w.toml", job.as_str()), ("w.test.toml", examples), ("in.json", reading), ("rows.jsonl", rows)];
+    let paths = files.map(|(name, text)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    (folder, paths)
+}
+
+#[test]
+fn rows_of_lookups_are_asked_for_where_they_belong() {
+    let example = "[[example]]\nname = \"x\"\ninput = ''\ncounts = { read = 0 }\n";
+    let row = r#"'{"patient_id": 1, "sensor": "hr", "paciente_sensor_id": 7}'"#;
+    let own = format!("[example.lookups]\nmapping = {row}\n");
+    let line = r#"mapping = '''{"patient_id": ..., "sensor": ..., "paciente_sensor_id": ...}'''"#;
+    for (examples, words) in [
+        (example.to_owned(), line),
+        (example.to_owned(), "lookup `mapping` has no rows, and its database is not asked"),
+        (format!("{example}{own}{}", example.replace("\"x\"", "\"y\"")), "example `y`: lookup `mapping` has no rows"),
+        (format!("[lookups]\nmap = {row}\n{example}"), "the job has no lookup `map`; there is mapping"),
+        (format!("[lookups]\nmapping = 'x'\n{example}"), "rows of lookup `mapping`, line 1: not a JSON object"),
+    ] {
+        let (_folder, [job, ..]) = ward(&examples);
+        let (code, _, err) = texts(&healthctl(&["test", &job]));
+        assert!(code == Some(1) && err.contains(words) && err.contains("w.test.toml"), "`{words}` is not in: {err}");
+    }
+}
+
+#[test]
+fn dev_takes_rows_of_lookups_from_files() {
+    let (_folder, [job, _, input, rows]) = ward("");
+    let lookup = format!("mapping={rows}");
+    let arguments = ["dev", &job, "-i", &input, "-o", "json"];
+    let (code, out, err) = texts(&healthctl(&[&arguments[..], &["--lookup", &lookup]].concat()));
+    assert_eq!(code, Some(0), "{err}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let row = serde_json::json!({ "paciente_sensor_id": 7, "valor": "70.00", "created_at": "2026-01-01T03:00:00Z" });
+    assert_eq!(answer["sinks"][0]["rows"], serde_json::json!([row]));
+    let told = |more: &[&str], words: &str| {
+        let (code, _, err) = texts(&healthctl(&[&arguments[..], more].concat()));
+        assert!(code != Some(0) && err.contains(words), "`{words}` is not in: {err}");
+    };
+    told(&[], "say --lookup mapping=FILE, a file of JSON lines like");
+    told(&["--lookup", "mapping"], "the name of the lookup and a file");
+    told(&["--lookup", "mapping=no/file"], "reading no/file");
+    told(&["--lookup", &lookup, "--lookup", &lookup], "--lookup names `mapping` twice");
 }

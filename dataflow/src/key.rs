@@ -211,10 +211,14 @@ pub(crate) fn columns(keys: &[&[u8]], types: &[&DataType]) -> Result<Vec<ArrayRe
     if keys.iter().any(|key| key.len() != types.len()) {
         return Err(corrupt("it has another number of values"));
     }
-    types.iter().enumerate().map(|(at, data_type)| column(keys.iter().map(|key| &key[at]), data_type)).collect()
+    types.iter().enumerate().map(|(at, data_type)| array(keys.iter().map(|key| &key[at]), data_type)).collect()
 }
 
-fn column<'k>(values: impl Iterator<Item = &'k KeyValue>, data_type: &DataType) -> Result<ArrayRef> {
+/// Values of one column.
+///
+/// # Errors
+/// Where a value is not of this type.
+pub fn array<'k>(values: impl Iterator<Item = &'k KeyValue>, data_type: &DataType) -> Result<ArrayRef> {
     macro_rules! collect {
         ($array:ty, $pattern:pat => $value:expr) => {{
             let values = values.map(|value| match value {

@@ -9,6 +9,7 @@ mod expression;
 mod feed;
 mod function;
 mod judge;
+mod lookup;
 mod place;
 mod preamble;
 mod records;
@@ -53,11 +54,12 @@ pub fn export(job: &JobSpec, toml: &str) -> Export {
 fn body(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<String> {
     let source = source::source(job, ledger);
     let judge = judge::judge(job, ledger);
+    let lookups = lookup::lookups(job, ledger);
     let records = records::records(job, ledger);
     let aggregates = aggregate::aggregates(job, ledger);
     let sinks = sink::sinks(job, &aggregates, ledger);
     let letters = sink::dead_letters(job, ledger);
-    let (source, judge, records) = (source?, judge?, records?);
+    let (source, judge, (), records) = (source?, judge?, lookups?, records?);
     let views: String = aggregates.iter().flatten().map(|view| format!("{view}\n")).collect();
     let parts: Vec<sink::Output> = sinks.into_iter().flatten().chain(letters).collect();
     let tables: String = parts.iter().map(|part| format!("{}\n", part.table)).collect();

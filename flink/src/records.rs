@@ -34,7 +34,7 @@ fn derived(job: &JobSpec, ledger: &mut Ledger<'_>) -> Option<Vec<Vec<String>>> {
     let mut good = Some(());
     for derive in &job.derive {
         let read = Expression::compile(&derive.value.sql, &schema).map(|e| e.columns().to_vec()).unwrap_or_default();
-        let below = read.iter().filter_map(|column| level_of.get(column.checked_sub(job.fields.len())?));
+        let below = read.iter().filter_map(|column| level_of.get(column.checked_sub(job.first_derived())?));
         let level = below.map(|level| level + 1).max().unwrap_or(0);
         level_of.push(level);
         let path = [Step::Key("derive"), Step::Key(&derive.name)];

@@ -171,13 +171,19 @@ fn without_its_source_nothing_is_left() {
 #[test]
 fn files_as_source_are_refused() {
     let toml = file("ward-files");
-    let cut = toml.find("[[lookup]]").unwrap()..toml.find("[[sink]]").unwrap();
-    let toml = toml.replace(&toml[cut], "").replace("mapping.paciente_sensor_id", "patient_id");
     let export = exported(&toml);
     assert_eq!(export.script, None);
     assert_eq!(refused(&toml)[0].2, "`type = \"files\"`");
     let parts: Vec<&str> = export.unsaid.iter().map(|unsaid| unsaid.part.as_str()).collect();
-    assert_eq!(parts, ["[source]", "[[sink]] registro", "[[sink]] files", "[dead_letter]"]);
+    assert_eq!(parts, ["[source]", "[[lookup]] mapping", "[[sink]] registro", "[[sink]] files", "[dead_letter]"]);
+}
+
+#[test]
+fn a_lookup_is_refused_by_name_and_takes_the_script_with_it() {
+    let lookup = "[[lookup]]\nname = \"ward\"\nin = \"db\"\nsql = \"select 1\"\non = [\"patient_id\"]\n\n";
+    let toml = file("health-vitals").replacen("[[sink]]", &format!("{lookup}[[sink]]"), 1);
+    assert_eq!(refused(&toml), [(line(&toml, "[[lookup]]", "sql"), "[[lookup]] ward".to_owned(), "`sql`".to_owned())]);
+    assert_eq!(exported(&toml).script, None);
 }
 
 /// The health job with one change, and where that is refused.

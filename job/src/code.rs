@@ -56,7 +56,7 @@ codes! {
     NOT_YET = "P0030": "The job language has this, but this version of Pulso does not run it yet."
     BAD_VERSION = "P0031": "`version` is that of the job language. This Pulso knows version 1."
     SQL_SYNTAX = "P0040": "The text is not a SQL expression: what a SELECT could have between two commas."
-    SQL_COLUMN = "P0041": "The expression names a column that does not exist here. Rules and the filter see the columns of [fields]; a column of [derive] sees [fields] and what stands above it in [derive]; sinks see all."
+    SQL_COLUMN = "P0041": "The expression names a column that does not exist here. Rules and the filter see the columns of [fields]; a column of [derive] sees [fields], the columns of lookups (lookup.column) and what stands above it in [derive]; sinks see all."
     SQL_FUNCTION = "P0042": "The expression calls a function that does not exist."
     SQL_REFUSED = "P0043": "The expression is valid SQL that a job must not use: a replay of the same records has to give the same values, and an expression sees one record. So no now() or random(), no subqueries, aggregates or parameters."
     SQL_TYPE = "P0044": "The types in the expression do not fit, or its result cannot be what is wanted: a condition must be true or false, a column one of the types of [fields]."

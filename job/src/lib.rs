@@ -17,12 +17,12 @@ pub mod spec;
 mod submission;
 mod unit;
 
-pub use check::{InputSpec, check, comparable, input, shown, type_named};
+pub use check::{InputSpec, check, comparable, input, shown, type_name, type_named};
 pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use online::{Finding, FindingKind, Place, located};
-pub use plan::{Comparison, Fate, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
+pub use plan::{Comparison, Fate, LookupPlan, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
 pub use schema::schema;
 pub use spec::*;
 pub use submission::{LookupTypes, MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pulso_cli::job_file;
 use pulso_cli::local::{LocalJob, Outcome, Table, to_json};
+use pulso_cli::lookups::LookupRows;
 use pulso_core::ids::WallTime;
 use pulso_job::JobSpec;
 use serde_json::{Map, Value, json};
@@ -28,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(300);
 ///
 /// Each line is the value of a record; a line `tombstone KEY` is a record with this key and without value. Empty lines are
 /// skipped. Where the job reads CSV, each file begins with its header. Addresses and credentials of the job are not needed
-/// and not used.
+/// and not used; rows of its lookups come from files.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[arg(value_name = "JOB.TOML")]
@@ -39,6 +40,9 @@ pub(crate) struct Arguments {
     /// Records of an epoch: the watermark moves on behind so many
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..), value_name = "RECORDS")]
     epoch: u64,
+    /// Rows of a lookup: a file of JSON lines, from whose values the types of the columns follow
+    #[arg(long, value_name = "NAME=FILE", value_parser = lookup)]
+    lookup: Vec<(String, PathBuf)>,
     /// Run again whenever one of the files has changed, until Ctrl-C
     #[arg(long)]
     watch: bool,
@@ -73,23 +77,47 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure>
 
 fn once(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let file = job_file::read_without_secrets(&arguments.file).map_err(|error| refused(global.output, error))?;
-    let checked = pulso_job::check(&file.submission, &file.name);
-    let (spec, warnings) = checked.map_err(|mistakes| refused(global.output, mistakes.into()))?;
+    let lookups = rows_of_lookups(&arguments.lookup)?;
+    let (spec, warnings) = lookups.check(&file, how).map_err(|error| refused(global.output, error))?;
     for warning in &warnings {
         let (line, column, code) = (warning.line, warning.column, warning.code);
         writeln!(std::io::stderr().lock(), "{}:{line}:{column}: warning {code}: {}", file.name, warning.message)?;
     }
-    let (outcome, places) = rows(spec, arguments)?;
+    let (outcome, places) = rows(&spec, &lookups, arguments)?;
     match global.output {
         Format::Json => output::json(&document(&outcome, &places, &arguments.input)),
         Format::Table => print(&outcome, &places, &arguments.input),
     }
 }
 
-fn rows(spec: JobSpec, arguments: &Arguments) -> Result<(Outcome, Vec<Place>)> {
+/// `NAME=FILE`
+fn lookup(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("the name of the lookup and a file, with = between")?;
+    Ok((name.to_owned(), PathBuf::from(file)))
+}
+
+fn rows_of_lookups(files: &[(String, PathBuf)]) -> Result<LookupRows> {
+    let mut rows = LookupRows::default();
+    for (at, (name, path)) in files.iter().enumerate() {
+        if files.iter().take(at).any(|(other, _)| other == name) {
+            bail!("--lookup names `{name}` twice");
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        rows.add(name, &text).with_context(|| path.display().to_string())?;
+    }
+    Ok(rows)
+}
+
+/// How a lookup gets rows.
+fn how(lookup: &str, row: &str) -> String {
+    format!("say --lookup {lookup}=FILE, a file of JSON lines like {row}")
+}
+
+fn rows(spec: &Arc<JobSpec>, lookups: &LookupRows, arguments: &Arguments) -> Result<(Outcome, Vec<Place>)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let clock = WallTime(i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
-    let mut job = LocalJob::new(&Arc::new(spec), clock)?;
+    let mut job = LocalJob::new(spec, clock)?;
+    job.set_lookups(lookups.lookups(spec, how)?);
     let mut places = Vec::new();
     for (file, path) in arguments.input.iter().enumerate() {
         let mut lines = open(path)?;
@@ -133,7 +161,8 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>> {
 
 /// When the files were written last; a file that is being replaced has no time for a moment.
 fn changed(arguments: &Arguments) -> Vec<Option<SystemTime>> {
-    let files = arguments.input.iter().chain([&arguments.file]);
+    let lookups = arguments.lookup.iter().map(|(_, file)| file);
+    let files = arguments.input.iter().chain([&arguments.file]).chain(lookups);
     files.map(|file| std::fs::metadata(file).and_then(|found| found.modified()).ok()).collect()
 }
 

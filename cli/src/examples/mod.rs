@@ -1,5 +1,5 @@
 //! Examples that stand beside a job file: `NAME.test.toml` says what lines of input must come to in the sinks of
-//! `NAME.toml`. Rows and dead letters are JSON lines; as in a job, what is absent is null.
+//! `NAME.toml`. Rows, those of lookups and dead letters are JSON lines; as in a job, what is absent is null.
 
 mod compare;
 
@@ -16,6 +16,7 @@ pub use self::compare::Difference;
 use self::compare::compare;
 use crate::job_file;
 use crate::local::{LocalJob, Outcome};
+use crate::lookups::LookupRows;
 
 const ENDING: &str = ".test.toml";
 
@@ -29,6 +30,9 @@ pub struct Suite {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// JSON lines by the name of the lookup: the rows that it has in all examples.
+    #[serde(default)]
+    lookups: BTreeMap<String, String>,
     #[serde(default)]
     example: Vec<Example>,
 }
@@ -43,6 +47,9 @@ struct Example {
     clock: Option<toml::value::Datetime>,
     /// Why the example is left out.
     skip: Option<String>,
+    /// Rows of lookups in the place of the file's.
+    #[serde(default)]
+    lookups: BTreeMap<String, String>,
     /// JSON lines by the name of the sink's table, topic or target. Sinks that are not named are not looked at.
     #[serde(default)]
     rows: BTreeMap<String, String>,
@@ -128,39 +135,69 @@ impl Suite {
     /// Where a file cannot be read, or says what cannot be.
     pub fn run(&self) -> Result<Vec<Tried>> {
         let file = job_file::read_without_secrets(&self.job)?;
-        let (spec, _) = pulso_job::check(&file.submission, &file.name)?;
-        let spec = Arc::new(spec);
         let shown = self.examples.display();
         let text = std::fs::read_to_string(&self.examples).with_context(|| format!("reading {shown}"))?;
-        let File { example: examples } = toml::from_str(&text).with_context(|| format!("{shown}"))?;
+        let File { lookups, example: examples } = toml::from_str(&text).with_context(|| format!("{shown}"))?;
         ensure!(!examples.is_empty(), "{shown} has no [[example]]");
+        let lookups = rows_of_lookups(&lookups).with_context(|| format!("{shown}"))?;
+        let (spec, _) = all_rows(&lookups, &examples)
+            .and_then(|rows| rows.check(&file, how))
+            .with_context(|| format!("{shown}"))?;
         let mut tried: Vec<Tried> = Vec::new();
         for example in examples {
             if tried.iter().any(|other| other.example == example.name) {
                 bail!("{shown}: two examples have the name `{}`", example.name);
             }
-            let verdict = example.run(&spec).with_context(|| format!("{shown}: example `{}`", example.name))?;
+            let verdict =
+                example.run(&spec, &lookups).with_context(|| format!("{shown}: example `{}`", example.name))?;
             tried.push(Tried { job: spec.name.clone(), example: example.name, verdict });
         }
         Ok(tried)
     }
 }
 
+fn rows_of_lookups(texts: &BTreeMap<String, String>) -> Result<LookupRows> {
+    let mut rows = LookupRows::default();
+    texts.iter().try_for_each(|(lookup, text)| rows.add(lookup, text))?;
+    Ok(rows)
+}
+
+/// Those of the file and of all examples: the types of their columns are the same in each.
+fn all_rows(of_file: &LookupRows, examples: &[Example]) -> Result<LookupRows> {
+    let mut all = of_file.clone();
+    for example in examples {
+        let own = rows_of_lookups(&example.lookups).with_context(|| format!("example `{}`", example.name))?;
+        all.extend(&own);
+    }
+    Ok(all)
+}
+
+/// How a lookup gets rows.
+fn how(lookup: &str, row: &str) -> String {
+    format!(
+        "write them, as JSON lines, under [lookups] at the top of the file of examples, or under [example.lookups] of the \
+         example: {lookup} = '''{row}'''"
+    )
+}
+
 impl Example {
-    fn run(&self, spec: &Arc<JobSpec>) -> Result<Verdict> {
+    fn run(&self, spec: &Arc<JobSpec>, lookups: &LookupRows) -> Result<Verdict> {
         let looks = !self.rows.is_empty() || !self.dead_letters.trim().is_empty() || self.counts.is_some();
         ensure!(looks, "nothing is expected: name `rows`, `dead_letters` or `counts`");
         if let Some(why) = &self.skip {
             return Ok(Verdict::Skipped { why: why.clone() });
         }
-        let (outcome, lines) = self.outcome(spec)?;
+        let (outcome, lines) = self.outcome(spec, lookups)?;
         let differences = compare(self, &outcome, &lines)?;
         Ok(if differences.is_empty() { Verdict::Passed } else { Verdict::Failed { differences } })
     }
 
     /// Each line is an epoch of its own: the watermark follows record by record.
-    fn outcome(&self, spec: &Arc<JobSpec>) -> Result<(Outcome, Vec<usize>)> {
+    fn outcome(&self, spec: &Arc<JobSpec>, lookups: &LookupRows) -> Result<(Outcome, Vec<usize>)> {
         let mut job = LocalJob::new(spec, self.clock()?)?;
+        let mut rows = rows_of_lookups(&self.lookups)?;
+        rows.or(lookups);
+        job.set_lookups(rows.lookups(spec, how)?);
         let mut lines = Vec::new();
         for (number, line) in (1..).zip(self.input.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             job.push(line.as_bytes());

@@ -15,6 +15,7 @@ use pulso_core::ids::{Epoch, EventTime, KeyGroup, Stage, WallTime};
 use pulso_core::message::Counters;
 use pulso_dataflow::decode::Decoder;
 use pulso_dataflow::keyed::{KeyedStage, Processed};
+use pulso_dataflow::lookup::Lookup;
 use pulso_dataflow::state::{DiskState, KeyGroupState, States};
 use pulso_dataflow::{DataflowError, Payload, Result};
 use pulso_job::JobSpec;
@@ -89,6 +90,11 @@ impl LocalJob {
             read: 0,
             counters: Counters::default(),
         })
+    }
+
+    /// Rows of the job's lookups, in file order, before anything is pushed.
+    pub fn set_lookups(&mut self, lookups: impl IntoIterator<Item = Arc<Lookup>>) {
+        self.decoder.set_lookups(lookups);
     }
 
     /// What is pushed from here on is of another file: of CSV its first line is the header.

@@ -76,7 +76,11 @@ pub fn from_json(value: &Value, column: &Column) -> Result<KeyValue, String> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a checked job has no columns of other types")]
     match column.data_type {
         DataType::Boolean => value.as_bool().map(KeyValue::Bool).ok_or_else(|| wanted("true or false")),
-        DataType::Int32 | DataType::Int64 => value.as_i64().map(KeyValue::Int).ok_or_else(|| wanted("a whole number")),
+        DataType::Int32 => {
+            let number = value.as_i64().filter(|number| i32::try_from(*number).is_ok());
+            number.map(KeyValue::Int).ok_or_else(|| wanted("a whole number of 32 bits"))
+        }
+        DataType::Int64 => value.as_i64().map(KeyValue::Int).ok_or_else(|| wanted("a whole number")),
         DataType::Float64 => {
             let text = value.as_str().and_then(|text| text.parse().ok());
             value.as_f64().or(text).map(KeyValue::Float).ok_or_else(|| wanted("a number"))

@@ -119,7 +119,8 @@ fn place(source: &str, entry: &Entry<'_>, sql: &str, error: &ExpressionError) ->
 }
 
 /// The job language's word for a type.
-pub(super) fn type_name(data_type: &DataType) -> String {
+/// As `[fields]` calls it.
+pub fn type_name(data_type: &DataType) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "no expression has another type")]
     match data_type {
         DataType::Boolean => "bool".to_owned(),

@@ -28,6 +28,7 @@ use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
 use crate::spec::{DedupSpec, JobSpec};
 use crate::submission::{LookupTypes, MAX_FILE_BYTES, Submission};
+pub use expression::type_name;
 pub use field::type_named;
 pub use input::{InputSpec, input};
 pub use lookup::comparable;

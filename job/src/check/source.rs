@@ -11,6 +11,7 @@ use super::loops;
 use super::name::Columns;
 use super::sink::Sinks;
 use super::time::Dedup;
+use super::unknown_name;
 use crate::code;
 use crate::document::{Entry, Section, printable};
 use crate::reader::Reader;
@@ -207,12 +208,20 @@ fn tombstone(reader: &mut Reader<'_>, entry: &Entry<'_>, columns: &Columns) -> O
     reader.no_others(&section);
     let mut key_columns = Vec::new();
     let mut good = true;
-    for (index, span) in columns.resolve(reader, &key?)? {
-        let problem = match columns.field(index) {
-            None => Some("a derived column is not in the record's key"),
-            Some(field) if !field.required => Some("the field must be `required = true`"),
-            Some(_) => columns.unfit_for_key(index),
+    for (name, span) in reader.strings(&key?)? {
+        // Only fields are known so far.
+        let Some(index) = columns.index(name) else {
+            good = false;
+            if columns.is_derived(name) || columns.is_looked_up(name) {
+                let problem = "a column that is derived or looked up is not in the record's key";
+                reader.error(code::BAD_TOMBSTONE, &span, problem);
+            } else if !columns.is_broken(name) {
+                unknown_name(reader, &span, "column", name, columns.names());
+            }
+            continue;
         };
+        let required = columns.field(index).is_some_and(|field| field.required);
+        let problem = if required { columns.unfit_for_key(index) } else { Some("the field must be `required = true`") };
         if let Some(problem) = problem {
             reader.error(code::BAD_TOMBSTONE, &span, problem);
             good = false;

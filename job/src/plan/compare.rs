@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{listed, place};
-use crate::spec::{AggregateSpec, ColumnIndex, DedupSpec, FieldSpec, JobSpec, OnChanged, SourceSpec};
+use crate::spec::{AggregateSpec, ColumnIndex, DedupSpec, FieldSpec, JobSpec, LookupSpec, OnChanged, SourceSpec};
 
 /// What becomes of a piece of state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -178,6 +178,12 @@ fn field_definition(field: &FieldSpec) -> String {
     format!("{} {:?}", field.name, field.kind.data_type())
 }
 
+/// Where the rows are from, and which one a record gets.
+fn lookup_definition(job: &JobSpec, lookup: &LookupSpec) -> String {
+    let target = job.targets.get(lookup.target).map_or("", |target| &target.name);
+    format!("{target}: {} by [{}]", lookup.sql, definitions(job, &lookup.on).join("; "))
+}
+
 /// What columns are, with what they are derived from: the same text means the same values for the same record.
 fn definitions(job: &JobSpec, columns: &[ColumnIndex]) -> Vec<String> {
     columns.iter().map(|column| definition(job, *column)).collect()
@@ -186,6 +192,11 @@ fn definitions(job: &JobSpec, columns: &[ColumnIndex]) -> Vec<String> {
 fn definition(job: &JobSpec, column: ColumnIndex) -> String {
     if let Some(field) = job.fields.get(column) {
         return field_definition(field);
+    }
+    // Its type is the database's, and perhaps nobody has asked: it follows from the rest.
+    let mut looked_up = job.lookups.iter().flat_map(|lookup| lookup.columns.iter().map(move |column| (lookup, column)));
+    if let Some((lookup, found)) = column.checked_sub(job.fields.len()).and_then(|at| looked_up.nth(at)) {
+        return format!("{} of {} {:?}", found.name, lookup_definition(job, lookup), lookup.missing);
     }
     let Some(derive) = column.checked_sub(job.first_derived()).and_then(|at| job.derive.get(at)) else {
         return String::new();
@@ -198,8 +209,10 @@ fn definition(job: &JobSpec, column: ColumnIndex) -> String {
 
 /// Columns whose names stand in the texts; one that only looks like a column costs nothing but caution.
 fn columns_in(job: &JobSpec, texts: &[String]) -> Vec<ColumnIndex> {
+    // Those of lookups are called `lookup.column`.
     let is_named = |name: &str, text: &String| {
-        text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word.eq_ignore_ascii_case(name))
+        let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.' && name.contains('.');
+        text.split(|c: char| !is_word(c)).any(|word| word.eq_ignore_ascii_case(name))
     };
     let columns = job.columns().enumerate();
     columns.filter(|(_, name)| texts.iter().any(|text| is_named(name, text))).map(|(column, _)| column).collect()
@@ -209,6 +222,13 @@ fn notes(old: &JobSpec, new: &JobSpec) -> Vec<String> {
     let mut notes = Vec::new();
     if old.key_groups != new.key_groups {
         notes.push(format!("`key_groups` stays {}: it is fixed at the first submit", old.key_groups));
+    }
+    for before in &old.lookups {
+        let after = new.lookups.iter().find(|after| after.name == before.name);
+        if after.is_some_and(|after| lookup_definition(old, before) != lookup_definition(new, after)) {
+            let name = &before.name;
+            notes.push(format!("lookup {name}: has other rows from here on; what is in state and in tables stays"));
+        }
     }
     let sinks = |job: &JobSpec| -> Vec<(String, String)> {
         let target = |at: usize| job.targets.get(at).map_or_else(String::new, |target| target.name.clone());

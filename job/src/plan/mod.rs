@@ -8,8 +8,8 @@ use serde::Serialize;
 
 pub use self::compare::{Comparison, Fate, StateChange, compare};
 use crate::spec::{
-    AggregateSpec, ColumnIndex, DeadLettersTo, Emit, FileFormat, JobSpec, OnChanged, RowsFrom, SinkSpec, SinkTo,
-    SourceSpec, TargetKind, WindowSpec, WriteMode,
+    AggregateSpec, ColumnIndex, DeadLettersTo, Emit, FileFormat, JobSpec, LookupSpec, Missing, OnChanged, RowsFrom,
+    SinkSpec, SinkTo, SourceSpec, TargetKind, WindowSpec, WriteMode,
 };
 use crate::unit::show_duration;
 
@@ -19,12 +19,28 @@ pub struct Plan {
     pub job: String,
     pub key_groups: u16,
     pub source: String,
+    /// In file order.
+    pub lookups: Vec<LookupPlan>,
     pub stages: Vec<StagePlan>,
     /// In file order.
     pub targets: Vec<TargetPlan>,
     pub dead_letters: String,
     /// Where another file would do the same with less.
     pub hints: Vec<String>,
+}
+
+/// Rows that records are joined with before they are exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LookupPlan {
+    pub name: String,
+    pub target: String,
+    pub on: Vec<String>,
+    /// How often it is read.
+    pub refresh: String,
+    /// `dead_letter` or `null`: what becomes of a record without a row.
+    pub missing: &'static str,
+    /// No database was asked for the types of its columns, so what uses them is not checked for types.
+    pub types_assumed: bool,
 }
 
 /// An exchange and the work behind it.
@@ -55,6 +71,7 @@ pub fn plan(job: &JobSpec) -> Plan {
         job: job.name.clone(),
         key_groups: job.key_groups,
         source: source(job),
+        lookups: job.lookups.iter().map(|lookup| lookup_plan(job, lookup)).collect(),
         stages,
         targets: (0..job.targets.len()).map(|target| target_plan(job, target)).collect(),
         dead_letters: dead_letters(job),
@@ -75,6 +92,20 @@ fn source(job: &JobSpec) -> String {
     match &job.source {
         SourceSpec::Kafka(kafka) => format!("topic {}", kafka.topic),
         SourceSpec::Files(files) => format!("files {}", files.pattern),
+    }
+}
+
+fn lookup_plan(job: &JobSpec, lookup: &LookupSpec) -> LookupPlan {
+    LookupPlan {
+        name: lookup.name.clone(),
+        target: job.targets.get(lookup.target).map_or_else(String::new, |target| target.name.clone()),
+        on: names(job, &lookup.on),
+        refresh: show_duration(lookup.refresh),
+        missing: match lookup.missing {
+            Missing::DeadLetter => "dead_letter",
+            Missing::Null => "null",
+        },
+        types_assumed: !lookup.known,
     }
 }
 
@@ -236,9 +267,24 @@ fn takes_route(sink: &SinkSpec, route: &[ColumnIndex]) -> bool {
     table.one_to_one || !matches!(sink.from, RowsFrom::Records) || route.iter().all(in_key)
 }
 
+impl fmt::Display for LookupPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, target, on, refresh, missing, types_assumed } = self;
+        let without = if *missing == "null" { "has nulls in its columns" } else { "is a dead letter" };
+        let on = on.join(", ");
+        write!(
+            f,
+            "lookup {name}: read from {target} every {refresh}, joined by {on}; a record without a row {without}"
+        )?;
+        let assumed = "; types of its columns are assumed: its database was not asked";
+        if *types_assumed { f.write_str(assumed) } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "job {}: reads {}, state in {} key groups", self.job, self.source, self.key_groups)?;
+        self.lookups.iter().try_for_each(|lookup| writeln!(f, "{lookup}"))?;
         for (number, stage) in (1..).zip(&self.stages) {
             let key = |columns: &Vec<String>| if columns.is_empty() { "split".to_owned() } else { columns.join(", ") };
             let by = stage.exchange_by.iter().map(key).collect::<Vec<_>>().join(" and by ");

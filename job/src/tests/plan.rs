@@ -151,3 +151,59 @@ fn what_is_kept_otherwise_is_told() {
     let text = compare(&job, &good(&format!("{GOOD}{BY_ID}"))).to_string();
     assert!(text.contains("aggregate by_id: new, begins empty"), "{text}");
 }
+
+const LOOKUP: &str = "[[lookup]]\nname = \"map\"\nin = \"db\"\nsql = \"select id, most from map\"\non = [\"id\"]\n";
+
+/// Two aggregates, of which one reads what a lookup gives.
+fn with_lookup() -> String {
+    let another = BY_ID.replace("by_id", "looked_up").replace("max(total)", "max(bounded)");
+    super::with("total = \"qty * price\"", "total = \"qty * price\"\nbounded = \"map.most + qty\"")
+        + LOOKUP
+        + BY_ID
+        + &another
+}
+
+#[test]
+fn lookups_are_told() {
+    let text = plan(&good(&with_lookup())).to_string();
+    let line = "lookup map: read from db every 1m, joined by id; a record without a row is a dead letter; types of its \
+                columns are assumed: its database was not asked";
+    assert_eq!(text.lines().nth(1), Some(line));
+    let nulls =
+        with_lookup().replace("on = [\"id\"]", "on = [\"id\", \"note\"]\nrefresh = \"90s\"\nmissing = \"null\"");
+    let types = ["id", "note", "most"]
+        .map(|name| (name.to_owned(), if name == "most" { "int64" } else { "string" }.to_owned()));
+    let known = crate::Submission { lookups: [("map".to_owned(), types.to_vec())].into(), ..super::submission(&nulls) };
+    let plan = plan(&crate::check(&known, "job.toml").unwrap().0);
+    let line =
+        "lookup map: read from db every 90s, joined by id, note; a record without a row has nulls in its columns";
+    assert_eq!(plan.lookups[0].to_string(), line);
+}
+
+#[test]
+fn a_changed_lookup_costs_what_reads_it_and_is_told() {
+    let before = with_lookup();
+    let note = "lookup map: has other rows from here on; what is in state and in tables stays";
+    let same = compare(&good(&before), &good(&before));
+    assert!(!same.drops() && same.notes.is_empty(), "{same}");
+    for (from, to, drops, told) in [
+        ("select id, most from map", "select id, most from map where most > 1", true, true),
+        ("on = [\"id\"]", "on = [\"id\", \"note\"]", true, true),
+        ("on = [\"id\"]", "on = [\"id\"]\nmissing = \"null\"", true, false),
+        ("on = [\"id\"]", "on = [\"id\"]\nrefresh = \"5m\"\nmax_rows = 7", false, false),
+    ] {
+        let comparison = compare(&good(&before), &good(&before.replacen(from, to, 1)));
+        assert!(before.contains(from), "{from}");
+        let dropped = Fate::Dropped { reason: "a column that it reads has changed".to_owned() };
+        assert_eq!(*fate(&comparison, "aggregate looked_up") == dropped, drops, "{to}: {comparison}");
+        for state in ["dedup", "aggregate by_id"] {
+            assert_eq!(*fate(&comparison, state), Fate::Kept { note: None }, "{to}: {comparison}");
+        }
+        assert_eq!(comparison.notes.iter().any(|found| found == note), told, "{to}: {comparison}");
+    }
+    // In the argument itself.
+    let direct = before.replace("max(bounded)", "max(map.most)");
+    let other = direct.replace("select id, most", "select id, 2 * most as most");
+    let comparison = compare(&good(&direct), &good(&other));
+    assert!(matches!(fate(&comparison, "aggregate looked_up"), Fate::Dropped { .. }), "{comparison}");
+}

@@ -174,6 +174,9 @@ fn tombstones_name_the_dedup_key() {
     good(&with(topic, &tombstone("[\"at\", \"id\"]")));
     one(topic, &tombstone("[\"id\"]"), "P0065", "tombstone", "the columns of the dedup key");
     one(topic, &tombstone("[\"id\", \"at\", \"qty\"]").replace("qty", "total"), "P0065", "\"total\"", "derived");
+    let toml = with(topic, &tombstone("[\"id\", \"at\", \"map.place\"]"));
+    let lookup = "[[lookup]]\nname = \"map\"\nin = \"db\"\nsql = \"select 1\"\non = [\"id\"]\n";
+    one_in(&format!("{toml}{lookup}"), "P0065", "\"map.place\"", "looked up");
     let no_dedup = GOOD.replace("[dedup]\nkey = [\"id\", \"at\"]\nkeep_for = \"1h\"\n\n[[sink]]\nto = \"db\"\ntable = \"orders\"\nkey = [\"id\", \"at\"]", "[[sink]]\nto = \"db\"\ntable = \"orders\"\nkey = [\"id\"]");
     let no_dedup = no_dedup.replace("[time]\nfield = \"at\"\n", "");
     let job = good(&no_dedup.replace(topic, &tombstone("[\"id\"]")));
