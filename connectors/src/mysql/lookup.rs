@@ -91,7 +91,7 @@ fn hinted(mut failure: Failure, facts: &Facts) -> Failure {
 fn column(column: &Column) -> QueryColumn {
     let local = matches!(column.column_type(), ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_DATETIME2);
     let written = if local { Written::Local } else { Written::Plain };
-    QueryColumn { name: column.name_str().into_owned(), kind: type_word(column), written }
+    QueryColumn { name: column.name_str().to_lowercase(), kind: type_word(column), written }
 }
 
 fn type_word(column: &Column) -> String {

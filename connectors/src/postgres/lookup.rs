@@ -71,7 +71,7 @@ fn column(column: &Column) -> QueryColumn {
         Type::TIMESTAMP => Written::Local,
         _ => Written::Plain,
     };
-    QueryColumn { name: column.name().to_owned(), kind: type_word(kind, column.type_modifier()), written }
+    QueryColumn { name: column.name().to_lowercase(), kind: type_word(kind, column.type_modifier()), written }
 }
 
 fn type_word(kind: &Type, modifier: i32) -> String {

@@ -182,6 +182,8 @@ pub fn comparable(told: &str, wanted: &FieldType) -> bool {
         ) => true,
         (Some(FieldType::Decimal { scale, .. }), FieldType::Decimal { scale: wanted, .. }) => scale <= *wanted,
         (Some(FieldType::Timestamp(_)), FieldType::Timestamp(_)) => true,
+        // MySQL has no type for them.
+        (Some(FieldType::String), FieldType::Uuid) => true,
         (Some(told), wanted) => told == *wanted,
         (None, _) => false,
     }
@@ -240,6 +242,7 @@ mod tests {
                 && comparable("decimal(9,1)", &decimal)
         );
         assert!(!comparable("decimal(9,3)", &decimal) && !comparable("decimal(9,0)", &FieldType::Int64));
+        assert!(comparable("string", &FieldType::Uuid) && !comparable("uuid", &FieldType::String));
         assert!(comparable("string", &FieldType::String) && !comparable("varbinary", &FieldType::String));
     }
 }

@@ -42,17 +42,8 @@ async fn a_folder_is_followed_through_kills_and_tidied() -> Result<()> {
         ward.is_conserved().await?;
         ward.written_files_are_right().await?;
         ward.letters_in_files_are_right().await?;
-        // Everything read lies before every checkpoint only once there are new ones: files that come see to that.
-        until_ok("files to be moved away", LIMIT, async || {
-            let left = pulso_e2e::names(&ward.path("raw"))?.len();
-            if left > 20 {
-                ward.collect(1)?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            ensure!(left <= 20, "{left} files are left");
-            Ok(())
-        })
-        .await?;
+        // Though no others come.
+        ward.files_are_tidy().await?;
         ward.table_is_right().await?;
         ward.written_files_are_right().await?;
         ward.letters_in_files_are_right().await

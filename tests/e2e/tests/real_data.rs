@@ -102,7 +102,6 @@ async fn a_year_of_weather_and_all_purchases() -> Result<()> {
 
 /// Of the 2,332 times with all five vital signs NEWS2 is 7 or more at 116 and 5 or 6 at 424, never above 11. At 13 of them
 /// the job sees a lost signal (no breath, no oxygen): among those are one and five of these scores.
-#[ignore = "takes long"]
 #[tokio::test(flavor = "multi_thread")]
 async fn early_warnings_of_intensive_care() -> Result<()> {
     let world = World::start().await?;
