@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::spec::{
-    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, JobSpec, LookupColumn, LookupSpec, OnChanged, PathStart,
-    RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText, WindowSpec,
-    WriteMode,
+    AggregateSpec, ColumnIndex, Emit, FieldSpec, FieldType, FileFormat, JobSpec, LookupColumn, LookupSpec, OnChanged,
+    PathStart, RowsFrom, SinkColumn, SinkSpec, SinkTo, SinkValue, SourceSpec, TableSink, TargetIndex, TimestampText,
+    WindowSpec, WriteMode,
 };
 
 impl FieldType {
@@ -143,6 +143,11 @@ impl JobSpec {
         appends && changes
     }
 
+    /// True for a sink that keeps deletes as rows: of these only the key is sure to be there.
+    pub fn keeps_deletes(&self, sink: &SinkSpec) -> bool {
+        self.is_marked(sink) && (sink.from != RowsFrom::Records || self.deletes())
+    }
+
     /// The type of a sink's column in a table that Pulso creates.
     pub fn column_postgres_type(&self, sink: &SinkSpec, column: &SinkColumn) -> String {
         if self.is_json(sink, column) { "jsonb".to_owned() } else { postgres_type(&column.data_type) }
@@ -178,6 +183,17 @@ impl AggregateSpec {
     /// Place of `window_start` in the result.
     pub fn window_start(&self) -> usize {
         self.group_by.len()
+    }
+}
+
+impl FileFormat {
+    /// Of the names of its files.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        }
     }
 }
 

@@ -91,15 +91,6 @@ impl<'a> Reader<'a> {
         self.report(Severity::Warning, code, span, message.into(), Some(help.into()));
     }
 
-    pub(crate) fn not_yet(&mut self, span: &Range<usize>, what: &str) {
-        self.error_help(
-            code::NOT_YET,
-            span,
-            format!("this version of Pulso does not support {what} yet"),
-            "docs/job-reference.md says what this version supports",
-        );
-    }
-
     pub(crate) fn mask(&mut self, span: &Range<usize>) {
         self.secrets.push(span.clone());
     }

@@ -75,12 +75,11 @@ pub(super) fn files_are_no_input(
         let mut streams = Vec::new();
         for (index, sink) in sinks.specs.iter().flatten().enumerate().filter(|(_, sink)| sink.target == target) {
             if let SinkTo::Files(format) = sink.to {
-                let extension = if format == FileFormat::Csv { "csv" } else { "jsonl" };
-                streams.push((format!("sink{}", index + 1), extension));
+                streams.push((format!("sink{}", index + 1), format.extension()));
             }
         }
         if letters.is_some_and(|letters| letters.target == target && letters.to == DeadLettersTo::Files) {
-            streams.push(("dead_letters".to_owned(), "jsonl"));
+            streams.push(("dead_letters".to_owned(), FileFormat::Jsonl.extension()));
         }
         let job = job.unwrap_or("job");
         // Attempt, writer and number are others each time.

@@ -199,16 +199,7 @@ fn topic(
 
 fn files(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<SinkTo> {
     let formats = [("jsonl", FileFormat::Jsonl), ("csv", FileFormat::Csv), ("parquet", FileFormat::Parquet)];
-    let format = match section.take("format") {
-        Some(entry) => {
-            let format = reader.choice(&entry, &formats);
-            if format == Some(FileFormat::Parquet) {
-                reader.not_yet(&entry.span, "files in Parquet");
-            }
-            format
-        }
-        None => Some(FileFormat::Jsonl),
-    };
+    let format = section.take("format").map_or(Some(FileFormat::Jsonl), |entry| reader.choice(&entry, &formats));
     not_for(reader, section, &DATABASE_KEYS, "files");
     not_for(reader, section, &["topic", "record_key"], "files");
     format.map(SinkTo::Files)

@@ -103,14 +103,24 @@ fn a_files_target_has_sinks_and_dead_letters() {
     assert_eq!((folder.as_path(), *roll), (Path::new("/jobs/out"), Duration::from_secs(5)));
     assert!(matches!(job.sinks[1].to, SinkTo::Files(FileFormat::Csv)));
     assert!(job.is_marked(&job.sinks[1]), "a correction must be told from a row");
+    assert!(!job.keeps_deletes(&job.sinks[1]), "nothing is ever deleted");
     assert_eq!(job.dead_letter, DeadLetterSpec { target: 1, to: DeadLettersTo::Files });
+}
+
+#[test]
+fn each_format_of_files_is_planned_by_its_name() {
+    for (format, name) in [("jsonl", "JSON lines"), ("csv", "CSV"), ("parquet", "Parquet")] {
+        let job = good(&format!("{GOOD}\n{}", FILES.replace("csv", format)));
+        let SinkTo::Files(found) = job.sinks[1].to else { panic!() };
+        assert_eq!(found.extension(), format);
+        assert_eq!(plan(&job).targets[1].writes, [format!("files of out from records: {name}")]);
+    }
 }
 
 #[test]
 fn mistakes_of_files_targets_are_told() {
     let twice = "[target.again]\ntype = \"files\"\npath = \"./out\"\n[[sink]]\nto = \"again\"\n";
     one(&format!("{GOOD}\n{FILES}\n{twice}"), "P0054", "again", "target `out`");
-    one(&format!("{GOOD}\n{}", FILES.replace("csv", "parquet")), "P0030", "\"parquet\"", "Parquet");
     one(&format!("{GOOD}\n{FILES}key = [\"id\"]\n"), "P0011", "key", "files");
     one(&format!("{GOOD}\n{}", FILES.replace("5s", "1ms")), "P0015", "\"1ms\"", "roll");
     let loops = format!("{}\n{FILES}", job("path = \"out/*.csv\"\nformat = \"csv\""));
@@ -130,6 +140,8 @@ fn what_a_target_writes_is_no_input() {
     ] {
         one(&with(pattern, more), "P0085", "out", "read what it writes");
     }
+    let parquet = with("out/*-sink2-*.parquet", "").replace("format = \"csv\"", "format = \"parquet\"");
+    one(&parquet, "P0085", "out", "read what it writes");
     for (pattern, more) in [
         ("out/orders-sink1-*.csv", ""),
         ("out/*.jsonl", ""),

@@ -111,13 +111,13 @@ fn dump(brokers: &str, topic: &str, path: &Path) -> Result<()> {
     Ok(file.flush()?)
 }
 
-fn python(script: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn python(script: &str, arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(format!("{ORACLE}/run"));
     let done = command.arg(format!("{ORACLE}/{script}")).args(arguments).status().context("running scripts/oracle")?;
     ensure!(done.success(), "scripts/oracle/{script} {arguments:?} ended with {done}");
     Ok(())
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("the path is text")
 }

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::MutexGuard;
 
+use crate::tables::{python, text};
 use crate::{Cluster, TaskManager, until_ok};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -53,7 +54,7 @@ key = ["patient_id", "sensor", "at"]
 create = true
 "#;
 
-/// To be appended to the job: the same rows as lines of files too.
+/// To be appended to the job: the same rows as lines of files too. It ends in the sink.
 pub const FILES_SINK: &str = r#"
 [target.out]
 type = "files"
@@ -309,15 +310,34 @@ impl Ward {
         .await
     }
 
-    /// Lines of the files that readers see.
+    /// Lines of the files that readers see; of Parquet what DuckDB makes of it.
     fn written(&self, part: &str) -> Result<Vec<serde_json::Value>> {
         let mut lines = Vec::new();
-        for name in names(&self.path("out"))?.iter().filter(|name| name.starts_with(&format!("ward-{part}-"))) {
-            for line in fs::read_to_string(self.path("out").join(name))?.lines() {
+        let names = names(&self.path("out"))?.into_iter().filter(|name| name.starts_with(&format!("ward-{part}-")));
+        let (tables, names): (Vec<String>, Vec<String>) = names.partition(|name| name.ends_with(".parquet"));
+        if !tables.is_empty() {
+            lines.extend(self.rows_of_tables(&tables)?);
+        }
+        for name in names {
+            for line in fs::read_to_string(self.path("out").join(&name))?.lines() {
                 lines.push(serde_json::from_str(line).with_context(|| format!("{name}: {line}"))?);
             }
         }
         Ok(lines)
+    }
+
+    fn rows_of_tables(&self, names: &[String]) -> Result<Vec<serde_json::Value>> {
+        let (out, paths) = (self.path("tables.json"), names.iter().map(|name| self.path("out").join(name)));
+        let paths: Vec<PathBuf> = paths.collect();
+        let arguments = std::iter::once(&out).chain(&paths).map(|path| text(path)).collect::<Result<Vec<_>>>()?;
+        python("parquet.py", &arguments)?;
+        let found: serde_json::Value = serde_json::from_reader(fs::File::open(out)?)?;
+        let types = serde_json::json!({
+            "patient_id": "BIGINT", "sensor": "VARCHAR", "valor": "DECIMAL(6,2)", "at": "TIMESTAMP WITH TIME ZONE",
+            "pulso_change": "VARCHAR",
+        });
+        ensure!(found["types"] == types, "{}", found["types"]);
+        found["rows"].as_array().cloned().context("rows")
     }
 
     /// Waits until every file lies where the job wants it once nothing needs it: none is lost, none is left.

@@ -58,13 +58,15 @@ async fn a_finite_input_ends_the_job_and_its_files_are_moved() -> Result<()> {
         ward.collect(150)?;
         ward.task_managers = ward.cluster.start_task_managers(2).await?;
         // Nobody waits an hour: what is written becomes visible before the job is finished.
-        let sink = FILES_SINK.replace("1s", "1h");
+        let sink = FILES_SINK.replace("1s", "1h") + "format = \"parquet\"\n";
         ward.submit(|job| job.replace("follow = true", "follow = false") + &sink)?;
         ward.task_managers.remove(0).kill()?;
         until("the job to finish", LIMIT, async || Ok(ward.status()?["status"] == "finished")).await?;
         ward.table_is_right().await?;
         ward.letters_are_right().await?;
         ward.written_files_are_right().await?;
+        let written = pulso_e2e::names(&ward.path("out"))?;
+        ensure!(written.iter().all(|name| name.ends_with(".parquet")), "{written:?}");
         ward.files_are_tidy().await
     })
     .await

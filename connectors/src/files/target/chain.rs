@@ -6,9 +6,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use pulso_core::ids::{Attempt, JobId};
+use pulso_job::spec::FileFormat;
 use uuid::Uuid;
 
 use super::record::{Kind, Marks, Publication, Record, Stream};
+use super::table::TableFile;
 
 /// Where the ledger of one job lies in a target's folder.
 #[derive(Debug, Clone)]
@@ -33,6 +35,17 @@ pub(super) struct Chain {
 pub(super) struct Newest {
     pub(super) number: u64,
     pub(super) record: Record,
+}
+
+/// A file that rows are gathered into, and how readers will know it.
+struct Gathered {
+    file: Growing,
+    publication: Publication,
+}
+
+enum Growing {
+    Lines(File),
+    Table(Box<TableFile>),
 }
 
 impl Place {
@@ -141,19 +154,14 @@ impl Chain {
     pub(super) fn gather(&self, last: u64, prefix: &str) -> io::Result<Vec<Publication>> {
         let mut files = BTreeMap::new();
         let gathered = self.gather_into(&mut files, last, prefix);
-        let files: Vec<Publication> = files.into_values().map(|(_, publication)| publication).collect();
+        let files: Vec<Publication> = files.into_values().map(|gathered| gathered.publication).collect();
         if gathered.is_err() {
             self.discard(&files);
         }
         gathered.map(|()| files)
     }
 
-    fn gather_into(
-        &self,
-        files: &mut BTreeMap<Stream, (File, Publication)>,
-        last: u64,
-        prefix: &str,
-    ) -> io::Result<()> {
+    fn gather_into(&self, files: &mut BTreeMap<Stream, Gathered>, last: u64, prefix: &str) -> io::Result<()> {
         let number_of_gathering = Uuid::new_v4();
         for number in self.unpublished(last)? {
             for (index, (stream, bytes)) in self.read(number)?.rows.into_iter().enumerate() {
@@ -162,18 +170,18 @@ impl Chain {
                     let id = self.id.simple().to_string();
                     let (attempt, part) = (self.attempt, &id[..8]);
                     let name = format!("{prefix}-{}-{attempt}-{part}-{last:08}.{}", stream.name, stream.extension);
-                    let mut file = File::create_new(self.path.join(&ready))?;
-                    let header = file.write_all(stream.header.as_bytes());
-                    files.insert(stream.clone(), (file, Publication { ready, name }));
-                    header?;
+                    let file = Growing::new(File::create_new(self.path.join(&ready))?, &stream);
+                    let publication = Publication { ready, name };
+                    let gathered = files.entry(stream.clone()).or_insert(Gathered { file, publication });
+                    gathered.file.append(stream.header.as_bytes())?;
                 }
-                if let Some((file, _)) = files.get_mut(&stream) {
-                    file.write_all(&bytes)?;
+                if let Some(gathered) = files.get_mut(&stream) {
+                    gathered.file.append(&bytes)?;
                 }
             }
         }
-        for (file, _) in files.values() {
-            file.sync_all()?;
+        for gathered in files.values_mut() {
+            gathered.file.finish()?;
         }
         sync(&self.path)
     }
@@ -217,6 +225,30 @@ impl Chain {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => fs::remove_dir_all(&gone),
+        }
+    }
+}
+
+impl Growing {
+    fn new(file: File, stream: &Stream) -> Self {
+        match stream.extension == FileFormat::Parquet.extension() {
+            true => Self::Table(Box::new(TableFile::new(file))),
+            false => Self::Lines(file),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Lines(file) => file.write_all(bytes),
+            Self::Table(table) => table.append(bytes),
+        }
+    }
+
+    /// Whole and on disk.
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Lines(file) => file.sync_all(),
+            Self::Table(table) => table.finish(),
         }
     }
 }

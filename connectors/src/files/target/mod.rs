@@ -5,6 +5,7 @@
 mod chain;
 mod record;
 mod rows;
+mod table;
 mod takeover;
 mod writer;
 

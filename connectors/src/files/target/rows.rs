@@ -1,4 +1,4 @@
-//! Rows and dead letters as lines of text.
+//! What is kept of rows and dead letters in a record: lines of text, or what Parquet files are made of.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, UInt32Type};
@@ -8,9 +8,10 @@ use pulso_core::files::byte_of;
 use pulso_core::ids::Position;
 use pulso_dataflow::batch::{SinkRows, TargetRows};
 use pulso_dataflow::document::FileKey;
-use pulso_job::spec::{FileFormat, JobSpec, SinkTo, SourceSpec};
+use pulso_job::spec::{FileFormat, JobSpec, SinkSpec, SinkTo, SourceSpec};
 
 use super::record::Stream;
+use super::table::Table;
 use crate::json::{JsonColumn, JsonRows, text};
 
 /// What the sinks of one target write.
@@ -25,6 +26,17 @@ pub(super) struct Encoder {
 #[derive(Debug)]
 struct Sink {
     stream: Stream,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Lines(Lines),
+    Table(Table),
+}
+
+#[derive(Debug)]
+struct Lines {
     is_csv: bool,
     columns: Vec<JsonColumn>,
     /// Says what a row is that is not new.
@@ -33,27 +45,21 @@ struct Sink {
 
 impl Encoder {
     pub(super) fn new(job: &JobSpec, target: usize) -> Self {
-        let sink = |(index, sink): (usize, &pulso_job::spec::SinkSpec)| {
+        let sink = |(index, sink): (usize, &SinkSpec)| {
             let SinkTo::Files(format) = &sink.to else { return None };
             if sink.target != target {
                 return None;
             }
-            let (is_csv, is_marked) = (*format == FileFormat::Csv, job.is_marked(sink));
-            let columns = sink.columns.iter().map(|c| JsonColumn::new(&c.name, job.is_json(sink, c))).collect();
-            let mut header = Vec::new();
-            if is_csv {
-                let names = sink.columns.iter().map(|column| column.name.as_str());
-                for name in names.chain(is_marked.then_some("pulso_change")) {
-                    field(name.as_bytes(), &mut header);
-                }
-                line_end(&mut header);
-            }
+            let form = match format {
+                FileFormat::Jsonl | FileFormat::Csv => Form::Lines(Lines::new(job, sink, *format == FileFormat::Csv)),
+                FileFormat::Parquet => Form::Table(Table::new(job, sink)),
+            };
             let stream = Stream {
                 name: format!("sink{}", index + 1),
-                extension: if is_csv { "csv" } else { "jsonl" }.to_owned(),
-                header: String::from_utf8(header).unwrap_or_default(),
+                extension: format.extension().to_owned(),
+                header: if *format == FileFormat::Csv { header(job, sink) } else { String::new() },
             };
-            Some(Sink { stream, is_csv, columns, is_marked })
+            Some(Sink { stream, form })
         };
         let letters = Stream { name: "dead_letters".to_owned(), extension: "jsonl".to_owned(), header: String::new() };
         Self {
@@ -73,7 +79,11 @@ impl Encoder {
         for rows in outputs {
             for part in &rows.sinks {
                 if let Some(Some(sink)) = self.sinks.get(part.sink) {
-                    add(&sink.stream, sink.encode(part)?);
+                    let bytes = match &sink.form {
+                        Form::Lines(lines) => lines.encode(part)?,
+                        Form::Table(table) => table.encode(part)?,
+                    };
+                    add(&sink.stream, bytes);
                 }
             }
             if let Some(batch) = &rows.letters {
@@ -130,7 +140,23 @@ fn raw(name: &str, bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-impl Sink {
+/// First line of a CSV file.
+fn header(job: &JobSpec, sink: &SinkSpec) -> String {
+    let mut header = Vec::new();
+    let names = sink.columns.iter().map(|column| column.name.as_str());
+    for name in names.chain(job.is_marked(sink).then_some("pulso_change")) {
+        field(name.as_bytes(), &mut header);
+    }
+    line_end(&mut header);
+    String::from_utf8(header).unwrap_or_default()
+}
+
+impl Lines {
+    fn new(job: &JobSpec, sink: &SinkSpec, is_csv: bool) -> Self {
+        let columns = sink.columns.iter().map(|c| JsonColumn::new(&c.name, job.is_json(sink, c))).collect();
+        Self { is_csv, columns, is_marked: job.is_marked(sink) }
+    }
+
     fn encode(&self, part: &SinkRows) -> Result<Vec<u8>, String> {
         let rows = JsonRows::new(&self.columns, &part.batch).ok_or("a column has no form in a file")?;
         let all: Vec<usize> = (0..self.columns.len()).collect();
