@@ -148,9 +148,11 @@ impl World {
         }
     }
 
-    /// A worker that reports a failure and drops everything at once takes itself for a zombie.
+    /// A worker that reports a failure and drops everything at once takes itself for a zombie. Not so where it takes a
+    /// deployment on: that drops what is elsewhere now, and may fail at once for a link that was lost before it came.
     fn look_for_fencing(&mut self, commands: &[WorkerCommand]) {
-        let drops = commands.iter().any(|c| matches!(c, Command::Drop { .. }));
+        let deploys = commands.iter().any(|c| matches!(c, Command::OpenLinks { .. }));
+        let drops = !deploys && commands.iter().any(|c| matches!(c, Command::Drop { .. }));
         for command in commands.iter().filter(|_| drops) {
             if let Command::Report(Report::Failed { attempt, failure: Failure::Retry { .. }, .. }) = command {
                 self.see(&Seen::GaveUp { attempt: *attempt });
