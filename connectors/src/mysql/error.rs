@@ -2,7 +2,7 @@
 //!
 //! Messages of many errors hold values of a row. Texts made here carry only those of errors that never do.
 
-use mysql_async::{Error, ServerError};
+use mysql_async::{Error, IoError, ServerError};
 
 pub(crate) use crate::database::{Failure, Kind};
 
@@ -18,7 +18,11 @@ impl From<Error> for Failure {
         match error {
             Error::Server(error) => of_server(&error),
             // Whatever is not the server's word leaves the state of the connection open.
-            Error::Io(_) | Error::Driver(_) | Error::Other(_) | Error::Url(_) => Self::lost(error.to_string()),
+            // The system's own words: the library puts the same two in front of them twice.
+            Error::Io(IoError::Io(error)) => Self::lost(error.to_string()),
+            Error::Io(IoError::Tls(_)) | Error::Driver(_) | Error::Other(_) | Error::Url(_) => {
+                Self::lost(error.to_string())
+            }
         }
     }
 }
@@ -163,6 +167,13 @@ mod tests {
 
     fn failure(code: u16, state: &str, message: &str) -> Failure {
         Error::Server(ServerError { code, message: message.to_owned(), state: state.to_owned() }).into()
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_once() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failure = Failure::from(Error::from(refused));
+        assert_eq!((failure.kind, failure.text.as_str()), (Kind::ConnectionLost, "connection refused"));
     }
 
     #[test]
