@@ -91,6 +91,9 @@ impl LookupRows {
     fn of(&self, spec: &JobSpec, lookup: &LookupSpec, how: impl Fn(&str, &str) -> String) -> Result<&[Row]> {
         let name = &lookup.name;
         match self.0.get(name) {
+            Some(rows) if rows.len() > lookup.max_rows => {
+                bail!("lookup `{name}`: more than {} rows (max_rows)", lookup.max_rows)
+            }
             Some(rows) => Ok(rows),
             None => {
                 bail!("lookup `{name}` has no rows, and its database is not asked: {}", how(name, &line(spec, lookup)))

@@ -40,6 +40,14 @@ fn refused(rows: &LookupRows) -> String {
 }
 
 #[test]
+fn more_rows_than_the_job_allows_are_refused() {
+    let file = file(&LOOKUP.replace("on = ", "max_rows = 1\non = "), SINK);
+    given(ROW).check(&file, how).unwrap();
+    let error = given(&format!("{ROW}\n{ROW}")).check(&file, how).unwrap_err();
+    assert_eq!(error.to_string(), "lookup `map`: more than 1 rows (max_rows)");
+}
+
+#[test]
 fn types_follow_from_fields_and_values() {
     let rows = given(&format!(
         "{ROW}\n\n{{\"patient\": 2, \"at\": null, \"other\": [], \"most\": null}}\n{{\"place\": \"C\", \"most\": -1}}\n"

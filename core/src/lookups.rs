@@ -1,5 +1,7 @@
 //! Versions of the rows of a job's lookups: immutable objects that cuts name, so that a replay joins with the same ones.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cut::Cut;
@@ -44,8 +46,9 @@ impl LookupsState {
     #[must_use]
     pub fn unneeded<'c>(&self, cuts: impl DoubleEndedIterator<Item = &'c Cut> + Clone) -> Vec<LookupsId> {
         let reached = cuts.clone().next_back().and_then(|cut| cut.lookups);
+        let named: BTreeSet<LookupsId> = cuts.filter_map(|cut| cut.lookups).collect();
         let before = self.stored.iter().take_while(|id| Some(**id) != reached);
-        before.filter(|id| !cuts.clone().any(|cut| cut.lookups == Some(**id))).copied().collect()
+        before.filter(|id| !named.contains(id)).copied().collect()
     }
 }
 

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::shell::Handle;
 use crate::storage::Objects;
 
-/// The job's record is perhaps not durable yet, or the storage does not answer.
-const AGAIN: Duration = Duration::from_millis(200);
+/// After something failed, where the lookup itself is read less often.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What the databases say of the columns of a job's lookups.
 pub(crate) async fn types(spec: &JobSpec) -> Result<LookupTypes, String> {
@@ -97,13 +97,22 @@ impl Refreshed<'_> {
             }
         }
         self.due = Instant::now() + self.lookup.refresh;
+        if self.trouble.is_some() {
+            self.soon();
+        }
+    }
+
+    fn soon(&mut self) {
+        self.due = self.due.min(Instant::now() + AGAIN);
     }
 }
 
-/// Reads each lookup of a job as often as it says, until `cancel`.
+/// Reads each lookup of a job as often as it says, until `cancel`. The rows of a new job have just been read.
 pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: Objects, cancel: CancellationToken) {
     let now = Instant::now();
-    let refreshed = |lookup| Refreshed { lookup, due: now, rows: None, trouble: None };
+    let is_new = handle.lookups(job).await.is_none();
+    let due = |lookup: &LookupSpec| if is_new { now + lookup.refresh } else { now };
+    let refreshed = |lookup| Refreshed { lookup, due: due(lookup), rows: None, trouble: None };
     let mut all: Vec<Refreshed<'_>> = spec.lookups.iter().map(refreshed).collect();
     while let Some(due) = all.iter().map(|one| one.due).min() {
         tokio::select! {
@@ -114,40 +123,32 @@ pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: 
         for one in all.iter_mut().filter(|one| one.due <= now) {
             one.refresh(job, &spec).await;
         }
-        let trouble = all.iter().find_map(|one| one.trouble.clone());
-        handle
-            .lookups_tried(job, trouble.map(|reason| format!("the rows of lookups stay as they are: {reason}")))
-            .await;
+        let mut trouble = all.iter().find_map(|one| one.trouble.clone());
         let rows: Option<Vec<&Rows>> = all.iter().map(|one| one.rows.as_ref()).collect();
-        let Some(rows) = rows else { continue };
-        let (bytes, version) = version(rows.into_iter());
-        loop {
-            match tell(job, &version, &bytes, &handle, &objects).await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(reason) => tracing::warn!(%job, reason, "new rows of lookups are not used yet"),
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(AGAIN) => {}
-            }
+        if let Some(rows) = rows
+            && let Err(reason) = tell(job, version(rows.into_iter()), &handle, &objects).await
+        {
+            tracing::warn!(%job, reason, "new rows of lookups are not used yet");
+            all.iter_mut().for_each(Refreshed::soon);
+            trouble = Some(reason);
         }
+        let trouble = trouble.map(|reason| format!("the rows of lookups stay as they are: {reason}"));
+        handle.lookups_tried(job, trouble).await;
     }
 }
 
-/// Stores the version and tells the coordinator, if it is another than the newest. False: nobody knows the job yet.
+/// Stores the version and tells the coordinator, if it is another than the newest.
 async fn tell(
     job: JobId,
-    version: &LookupsVersion,
-    bytes: &[u8],
+    (bytes, version): (Vec<u8>, LookupsVersion),
     handle: &Handle,
     objects: &Objects,
-) -> Result<bool, String> {
-    let Some(known) = handle.lookups(job).await else { return Ok(false) };
+) -> Result<(), String> {
+    let Some(known) = handle.lookups(job).await else { return Ok(()) };
     if known.newest.is_none_or(|newest| newest.hash != version.hash) {
-        store(job, version, bytes.to_vec(), objects).await?;
+        store(job, &version, bytes, objects).await?;
         tracing::info!(%job, version = %version.id, rows = ?version.rows, bytes = version.bytes, "lookups have other rows");
-        handle.lookups_read(job, version.clone()).await;
+        handle.lookups_read(job, version).await;
     }
-    Ok(true)
+    Ok(())
 }
