@@ -14,6 +14,31 @@ async fn explained(ward: &mut Ward, test: impl AsyncFnOnce(&mut Ward) -> Result<
     done
 }
 
+/// Windows that nothing but the end of the input closes.
+const HOURLY: &str = r#"
+[[aggregate]]
+name = "hourly"
+group_by = ["patient_id", "sensor"]
+window = { size = "1h" }
+emit = "close"
+[aggregate.columns]
+readings = "count(*)"
+most = "max(valor)"
+
+[[sink]]
+to = "db"
+from = "hourly"
+table = "hourly"
+key = ["patient_id", "sensor", "window_start"]
+create = true
+"#;
+
+/// Rows that only one of the two has: the table of windows, and what its database makes of the readings.
+const HOURLY_IS_WRONG: &str = "with stored as (select patient_id, sensor, window_start, readings, most from hourly), \
+     computed as (select patient_id, sensor, date_trunc('hour', at), count(*), max(valor) from readings group by 1, 2, 3) \
+     select (select count(*) from (select * from stored except select * from computed) a) \
+          + (select count(*) from (select * from computed except select * from stored) b)";
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn unchanged(job: String) -> String {
@@ -59,12 +84,19 @@ async fn a_finite_input_ends_the_job_and_its_files_are_moved() -> Result<()> {
         ward.task_managers = ward.cluster.start_task_managers(2).await?;
         // Nobody waits an hour: what is written becomes visible before the job is finished.
         let sink = FILES_SINK.replace("1s", "1h") + "format = \"parquet\"\n";
-        ward.submit(|job| job.replace("follow = true", "follow = false") + &sink)?;
+        ward.submit(|job| {
+            let job = job.replace("follow = true", "follow = false");
+            job.replace("field = \"at\"", "field = \"at\"\nlateness = \"3h\"") + &sink + HOURLY
+        })?;
         ward.task_managers.remove(0).kill()?;
         until("the job to finish", LIMIT, async || Ok(ward.status()?["status"] == "finished")).await?;
         ward.table_is_right().await?;
         ward.letters_are_right().await?;
         ward.written_files_are_right().await?;
+        let database = ward.database().await?;
+        let wrong: i64 = database.query_one(HOURLY_IS_WRONG, &[]).await?.try_get(0)?;
+        let windows: i64 = database.query_one("select count(*) from hourly", &[]).await?.try_get(0)?;
+        ensure!(wrong == 0 && windows > 100, "{wrong} of {windows} windows are wrong");
         let written = pulso_e2e::names(&ward.path("out"))?;
         ensure!(written.iter().all(|name| name.ends_with(".parquet")), "{written:?}");
         ward.files_are_tidy().await

@@ -69,6 +69,16 @@ impl Ward {
         Ok(Conn::from_url(self.mariadb.url()).await?)
     }
 
+    async fn rename(&self, table: &str, to: &str) -> Result<()> {
+        let mut database = self.database().await?;
+        database.query_drop(format!("rename table {table} to {to}")).await?;
+        Ok(database.disconnect().await?)
+    }
+
+    fn troubles(&self) -> Result<String> {
+        Ok(self.cluster.json(&["describe", "ward-files"])?["troubles"].to_string())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -262,8 +272,19 @@ async fn a_changed_mapping_counts_for_later_files_and_a_replay_joins_as_before()
     })
     .await?;
     ward.generate(120)?;
+    ward.rename("sensor", "away").await?;
+    let refused = ward.cluster.submit(&job).expect_err("no table, no job").to_string();
+    ensure!(refused.contains("lookup `mapping` (target `hospital`)"), "{refused}");
+    ward.rename("away", "sensor").await?;
     ward.cluster.submit(&job)?;
     is_right(&ward, |_, patient| patient != UNMAPPED).await?;
+    // While the table is away the rows are those of before.
+    ward.rename("sensor", "away").await?;
+    until("the trouble to be told", LIMIT, async || Ok(ward.troubles()?.contains("`mapping`"))).await?;
+    ward.generate(30)?;
+    is_right(&ward, |_, patient| patient != UNMAPPED).await?;
+    ward.rename("away", "sensor").await?;
+    until("the trouble to be over", LIMIT, async || Ok(ward.troubles()? == "[]")).await?;
     let before: Vec<_> = ward.files()?.iter().filter_map(|path| path.file_name().map(ToOwned::to_owned)).collect();
     let mut database = ward.database().await?;
     database.exec_drop("update paciente_sensor set ativo = true where paciente_id = ?", (UNMAPPED,)).await?;
