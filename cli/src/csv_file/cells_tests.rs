@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use pulso_job::{Submission, input};
 
 use super::*;
@@ -8,16 +6,7 @@ use crate::testing::Judge;
 const JOB: &str = include_str!("../../../jobs/csv-people.toml");
 
 fn spec(toml: &str) -> InputSpec {
-    input(
-        &Submission {
-            toml: toml.to_owned(),
-            environment: BTreeMap::new(),
-            folder: String::new(),
-            ..Submission::default()
-        },
-        "job.toml",
-    )
-    .unwrap()
+    input(&Submission { toml: toml.to_owned(), ..Submission::default() }, "job.toml").unwrap()
 }
 
 fn names(names: &[&str]) -> Vec<String> {

@@ -55,6 +55,15 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, LookupError>, words: &str) -> S
     message
 }
 
+/// `id` and `v` of the query are a value that no column of this type holds.
+pub(crate) async fn fits_no_column(url: &str, sql: &str, kind: &str) {
+    let spec = looks(url, sql, vec![field("id", pulso_job::type_named(kind).unwrap(), true)], &[]);
+    assert_eq!(read(&spec).await.unwrap(), ["null"], "{sql}");
+    let spec = looks(url, sql, spec.fields, &[("v", kind)]);
+    let error = read(&spec).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("`v` of a row is not a value of type {kind}")), "{error}");
+}
+
 fn int32(name: &str) -> Vec<FieldSpec> {
     vec![field(name, FieldType::Int32, true)]
 }

@@ -47,21 +47,11 @@ fn tombstone(root: &Section<'_>) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::spec::FieldType;
 
     fn read(toml: &str) -> Result<InputSpec, Diagnostics> {
-        input(
-            &Submission {
-                toml: toml.to_owned(),
-                environment: BTreeMap::new(),
-                folder: String::new(),
-                ..Submission::default()
-            },
-            "job.toml",
-        )
+        input(&Submission { toml: toml.to_owned(), ..Submission::default() }, "job.toml")
     }
 
     #[test]
