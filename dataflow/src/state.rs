@@ -9,6 +9,7 @@
 
 use hashbrown::HashTable;
 use pulso_core::ids::{Epoch, EventTime, KeyGroup};
+use pulso_job::StateId;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::aggregate::absent_from;
@@ -39,6 +40,18 @@ pub struct Horizon {
     pub dedup: EventTime,
     /// The watermark: windows that closed by then.
     pub windows: EventTime,
+}
+
+/// How every key begins: its kind, and the piece of state that it belongs to.
+pub(crate) fn key_start(kind: u8, state: StateId) -> [u8; 3] {
+    let [high, low] = state.to_be_bytes();
+    [kind, high, low]
+}
+
+/// True for a key of a piece of state that the job has no more, so it may leave the disk.
+#[must_use]
+pub fn is_dropped(key: &[u8], states: &[StateId]) -> bool {
+    matches!(key, [_, high, low, ..] if !states.contains(&StateId::from_be_bytes([*high, *low])))
 }
 
 /// True for a value that counts as absent, so it may leave the disk; what is of no known kind stays.
@@ -279,6 +292,13 @@ mod tests {
                 prop_assert_eq!(state.memory(), memory);
             }
         }
+    }
+
+    #[test]
+    fn keys_of_other_numbers_are_dropped() {
+        let key = |kind, state| [&key_start(kind, state)[..], b"key"].concat();
+        assert!(!is_dropped(&key(1, 0), &[0, 258]) && !is_dropped(&key(2, 258), &[0, 258]));
+        assert!(is_dropped(&key(1, 1), &[0, 258]) && is_dropped(&key(2, 513), &[0, 258]));
     }
 
     #[test]

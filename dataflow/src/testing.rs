@@ -26,7 +26,7 @@ fn of_source(source: &str, rest: &str, lookups: LookupTypes) -> Arc<JobSpec> {
         "version = 1\nname = \"test\"\nkey_groups = 8\n[source]\n\
          {source}\n[target.db]\ntype = \"postgres\"\nurl = \"postgres://localhost/test\"\n{rest}"
     );
-    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned(), lookups };
+    let submission = Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned(), lookups, kept: None };
     match check(&submission, "test.toml") {
         Ok((job, _)) => Arc::new(job),
         Err(mistakes) => panic!("{}", mistakes.render(false)),

@@ -22,10 +22,12 @@ pub use code::{Code, codes, explain};
 pub use columns::postgres_type;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use online::{Finding, FindingKind, Place, located};
-pub use plan::{Comparison, Fate, LookupPlan, Plan, StagePlan, StateChange, TargetPlan, compare, plan};
+pub use plan::{Comparison, Fate, LookupPlan, Plan, StagePlan, StateChange, TargetPlan, compare, kept, plan};
 pub use schema::schema;
 pub use spec::*;
-pub use submission::{LookupTypes, MAX_FILE_BYTES, Submission, collect_environment, decode, fingerprint, stand_ins};
+pub use submission::{
+    Kept, LookupTypes, MAX_FILE_BYTES, StateId, Submission, collect_environment, decode, fingerprint, stand_ins,
+};
 
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ pub fn located(submission: &Submission, file_name: &str, findings: &[Finding]) -
     let root = Section::new("", 0..0, document.get_ref());
     let mut reader = Reader::new(&submission.toml, &submission.environment);
     // For what must not be shown, the warnings, and what does not go with the columns of lookups.
-    job(&mut reader, &root, std::path::Path::new(&submission.folder), &submission.lookups);
+    job(&mut reader, &root, submission);
     for Finding { place, kind, message, help } in findings {
         let span = span(&root, *place).unwrap_or(0..0);
         if help.is_empty() {

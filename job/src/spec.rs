@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::submission::StateId;
+
 /// A whole checked job. Columns are those of `[fields]` in file order, of the lookups, then those of `[derive]`.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
@@ -34,6 +36,25 @@ pub struct JobSpec {
     pub panels: Vec<PanelSpec>,
     /// Columns of the routing key (DESIGN: `route_by`, else tombstone key, else the first keyed sink's); empty: by split.
     pub routing_key: Vec<ColumnIndex>,
+}
+
+/// What the state of `[dedup]` is called.
+pub const DEDUP_STATE: &str = "dedup";
+
+impl JobSpec {
+    /// What the job keeps of its records: names, and the numbers in its stores.
+    pub fn states(&self) -> impl Iterator<Item = (String, StateId)> {
+        let dedup = self.dedup.iter().map(|dedup| (DEDUP_STATE.to_owned(), dedup.state));
+        dedup.chain(self.aggregates.iter().map(|aggregate| (aggregate.state_name(), aggregate.state)))
+    }
+}
+
+impl AggregateSpec {
+    /// What its state is called.
+    #[must_use]
+    pub fn state_name(&self) -> String {
+        format!("aggregate {}", self.name)
+    }
 }
 
 /// Index into the job's columns: `fields`, those of `lookups`, then `derive`.
@@ -284,6 +305,7 @@ pub struct TimeSpec {
 
 #[derive(Debug, Clone)]
 pub struct DedupSpec {
+    pub state: StateId,
     pub key: Vec<ColumnIndex>,
     pub keep_for: Duration,
     pub changed: OnChanged,
@@ -302,6 +324,7 @@ pub enum OnChanged {
 #[derive(Debug, Clone)]
 pub struct AggregateSpec {
     pub name: String,
+    pub state: StateId,
     /// Rows for which this is true are counted in.
     pub condition: Option<SqlExpression>,
     pub group_by: Vec<ColumnIndex>,

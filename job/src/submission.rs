@@ -27,7 +27,23 @@ pub struct Submission {
     /// What the databases say of the columns of each `[[lookup]]`, once they were asked.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lookups: LookupTypes,
+    /// What a changed file takes over from the one that it replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
 }
+
+/// What a job keeps however often its file changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Kept {
+    pub key_groups: u16,
+    /// By `dedup` or `aggregate NAME`; a piece of state that begins anew has a number that none had before.
+    pub states: BTreeMap<String, StateId>,
+    /// The next number.
+    pub next: StateId,
+}
+
+/// Number of a piece of state in the stores of a job.
+pub type StateId = u16;
 
 /// By the name of the lookup: columns of its query and their types, as `[fields]` calls them.
 pub type LookupTypes = BTreeMap<String, Vec<(String, String)>>;

@@ -22,6 +22,7 @@ use pulso_core::worker::{Output, Processed};
 use pulso_dataflow::batch::Payload;
 use pulso_dataflow::keyed::KeyedStage;
 use pulso_dataflow::state::Horizon;
+use pulso_job::StateId;
 use pulso_job::spec::JobSpec;
 
 pub(crate) use self::snapshots::{SnapshotError, SnapshotStorage};
@@ -123,7 +124,9 @@ impl StateTask {
         let (queue, work) = channel();
         let runtime = tokio::runtime::Handle::current();
         let restores = Arc::new(Semaphore::new(RESTORES));
-        let place = Place { job, folder, storage, budget, events, figures, restores, queue: queue.clone(), runtime };
+        let states = spec.states().map(|(_, state)| state).collect();
+        let queue_in = queue.clone();
+        let place = Place { job, folder, states, storage, budget, events, figures, restores, queue: queue_in, runtime };
         let task = Task::new(place, stages, spec);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || task.run(&work))?;
         Ok((Self { queue }, thread))
@@ -146,6 +149,8 @@ impl Drop for StateTask {
 pub(crate) struct Place {
     job: JobId,
     folder: PathBuf,
+    /// What the job keeps, by number.
+    states: Arc<[StateId]>,
     storage: SnapshotStorage,
     budget: Budget,
     events: Events,

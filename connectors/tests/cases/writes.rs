@@ -104,7 +104,8 @@ async fn keep_first_keeps_the_first() {
 async fn append_takes_every_row_and_marks_it() {
     let database = Database::create().await;
     let mut spec = key_value(&database.url, WriteMode::Append);
-    spec.dedup = Some(DedupSpec { key: vec![0], keep_for: std::time::Duration::MAX, changed: OnChanged::Update });
+    spec.dedup =
+        Some(DedupSpec { state: 0, key: vec![0], keep_for: std::time::Duration::MAX, changed: OnChanged::Update });
     let mut writer = Writer::first(&spec).await;
     writer
         .commit(vec![

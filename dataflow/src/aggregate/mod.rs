@@ -124,7 +124,7 @@ struct Prepared<'a> {
 }
 
 impl Aggregate {
-    pub(crate) fn new(job: &JobSpec, index: usize, spec: &AggregateSpec) -> Result<Self> {
+    pub(crate) fn new(job: &JobSpec, spec: &AggregateSpec) -> Result<Self> {
         let Some(time) = &job.time else {
             return Err(DataflowError::Invalid("an aggregate without [time]".to_owned()));
         };
@@ -138,7 +138,7 @@ impl Aggregate {
         let identity = job.dedup.as_ref().filter(|_| job.corrects() || job.deletes()).map(|dedup| dedup.key.clone());
         let failed = |e: pulso_expr::ExpressionError| failure(&spec.name, &e);
         Ok(Self {
-            keys: Keys(u16::try_from(index).map_err(|_| DataflowError::Invalid("too many aggregates".to_owned()))?),
+            keys: Keys(spec.state),
             group_by: spec.group_by.clone(),
             windows: match spec.window {
                 WindowSpec::Sliding { size, slide } => Windows::Sliding { size: micros(size), slide: micros(slide) },

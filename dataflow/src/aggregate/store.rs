@@ -1,13 +1,14 @@
 //! What the state keeps of windows: a head each, the rows behind it in chunks where they are needed again, and lists.
 //!
-//! Keys: `2 u8, aggregate u16, kind u8`, then what the kind says; numbers big-endian. Values: `2 u8, time i64` (when the
+//! Keys: `2 u8, state u16, kind u8`, then what the kind says; numbers big-endian. Values: `2 u8, time i64` (when the
 //! value counts as absent, in microseconds of event time), then what the kind says; numbers little-endian.
 
 use pulso_core::ids::{Epoch, EventTime, KeyGroup};
+use pulso_job::StateId;
 
 use crate::entry::WINDOW_1;
 use crate::error::{DataflowError, Result};
-use crate::state::States;
+use crate::state::{States, key_start};
 
 /// First byte of the keys of everything that aggregates keep.
 const AGGREGATE: u8 = 2;
@@ -28,12 +29,13 @@ enum Kind {
 
 /// Makes the keys of one aggregate.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Keys(pub(super) u16);
+pub(super) struct Keys(pub(super) StateId);
 
 impl Keys {
     fn start(self, kind: Kind) -> Vec<u8> {
-        let [high, low] = self.0.to_be_bytes();
-        vec![AGGREGATE, high, low, kind as u8]
+        let mut key = key_start(AGGREGATE, self.0).to_vec();
+        key.push(kind as u8);
+        key
     }
 
     /// The head of a window.

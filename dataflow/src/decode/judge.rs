@@ -116,7 +116,7 @@ impl Judge {
         keys.extend(job.dedup.iter().flat_map(|dedup| &dedup.key));
         keys.sort_unstable();
         keys.dedup();
-        let all = job.aggregates.iter().enumerate();
+        let all = job.aggregates.iter();
         Ok(Self {
             key_groups: job.key_groups,
             time: time.transpose()?,
@@ -128,7 +128,7 @@ impl Judge {
             keys,
             routing_key: job.routing_key.clone(),
             sinks: SinkPlan::of(job, |from| !matches!(from, RowsFrom::Aggregate(_)))?,
-            aggregates: all.map(|(at, spec)| Aggregate::new(job, at, spec)).collect::<Result<_>>()?,
+            aggregates: all.map(|spec| Aggregate::new(job, spec)).collect::<Result<_>>()?,
             rows_schema: rows_schema(&schema),
             schema: all_nullable(&schema),
         })

@@ -10,7 +10,7 @@ use arrow::array::{Array, RecordBatch, TimestampMicrosecondArray};
 use hashbrown::HashTable;
 use pulso_core::ids::{Epoch, EventTime};
 use pulso_core::message::Counters;
-use pulso_job::{ColumnIndex, JobSpec, OnChanged};
+use pulso_job::{ColumnIndex, JobSpec, OnChanged, StateId};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::rows::Rows;
@@ -20,13 +20,14 @@ use crate::entry::Entry;
 use crate::error::{DataflowError, Result};
 use crate::key::KeyColumns;
 use crate::sink::Step;
-use crate::state::{DiskState, KeyGroupState, hash_of};
+use crate::state::{DiskState, KeyGroupState, hash_of, key_start};
 
 /// First byte of the keys of dedup entries; other keyed work of a key group takes others.
 const DEDUP: u8 = 1;
 
 #[derive(Debug)]
 pub(crate) struct Dedup {
+    state: StateId,
     key: Vec<ColumnIndex>,
     /// The other fields: what makes two records of one key the same.
     values: Vec<ColumnIndex>,
@@ -77,6 +78,7 @@ impl Dedup {
         let Some(dedup) = &job.dedup else { return Ok(None) };
         let Some(time) = &job.time else { return Err(DataflowError::Invalid("dedup without [time]".to_owned())) };
         Ok(Some(Self {
+            state: dedup.state,
             key: dedup.key.clone(),
             values: (0..job.fields.len()).filter(|field| !dedup.key.contains(field)).collect(),
             time: time.field,
@@ -106,7 +108,7 @@ impl Dedup {
         let Part { epoch, watermark, rows, columns } = part;
         // The watermark before anything was read stands for "nothing is old".
         let horizon = EventTime(watermark.0.saturating_sub(self.keep_for));
-        scratch.find_keys(columns, order);
+        scratch.find_keys(self.state, columns, order);
         scratch.load(state, disk, horizon)?;
         let mut counters = Counters::default();
         for (row, slot) in order.iter().zip(&scratch.slot_of) {
@@ -196,14 +198,14 @@ fn count(counters: &mut Counters, outcome: Outcome) {
 
 impl Scratch {
     /// One slot per key, and per row the slot of its key.
-    fn find_keys(&mut self, columns: &DedupColumns<'_>, order: &[u32]) {
+    fn find_keys(&mut self, state: StateId, columns: &DedupColumns<'_>, order: &[u32]) {
         self.bytes.clear();
         self.slots.clear();
         self.table.clear();
         self.slot_of.clear();
         for row in order {
             let start = self.bytes.len();
-            self.bytes.push(DEDUP);
+            self.bytes.extend_from_slice(&key_start(DEDUP, state));
             columns.key.encode(*row as usize, &mut self.bytes);
             let hash = hash_of(&self.bytes[start..]);
             let (bytes, slots) = (&self.bytes, &self.slots);

@@ -39,7 +39,7 @@ pub(super) struct Forward {
 
 impl Forward {
     pub(super) fn new(job: &JobSpec, index: usize, spec: &AggregateSpec) -> Result<Self> {
-        let aggregate = Aggregate::new(job, index, spec)?;
+        let aggregate = Aggregate::new(job, spec)?;
         let schema = job.schema();
         let late = job.sinks.iter().any(|sink| sink.from == RowsFrom::Late);
         let needed = if late { (0..schema.fields().len()).collect() } else { aggregate.needed() };

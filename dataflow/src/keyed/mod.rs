@@ -84,7 +84,7 @@ impl KeyedStage {
         let all = || job.aggregates.iter().enumerate();
         let aggregates = all().filter(|(_, spec)| spec.own_stage != is_first);
         let aggregates: Vec<(usize, Aggregate)> =
-            aggregates.map(|(at, spec)| Ok((at, Aggregate::new(&job, at, spec)?))).collect::<Result<_>>()?;
+            aggregates.map(|(at, spec)| Ok((at, Aggregate::new(&job, spec)?))).collect::<Result<_>>()?;
         let feeds = |from: RowsFrom| match from {
             RowsFrom::Records => is_first,
             RowsFrom::Late => !aggregates.is_empty(),

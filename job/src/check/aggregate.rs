@@ -145,6 +145,7 @@ fn aggregate(reader: &mut Reader<'_>, section: &Section<'_>, feed: &Feed<'_>, be
         name.clone().unwrap_or_else(|| section.take("name").and_then(|n| n.value.as_str()).unwrap_or("").to_owned());
     let build = || {
         Some(AggregateSpec {
+            state: 0,
             name: name?,
             condition: where_.map_or(Some(None), |condition| condition.map(Some))?,
             group_by: group_by?,

@@ -26,8 +26,8 @@ use crate::code;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::document::{Entry, Section, count, list, printable};
 use crate::reader::Reader;
-use crate::spec::{DedupSpec, JobSpec};
-use crate::submission::{LookupTypes, MAX_FILE_BYTES, Submission};
+use crate::spec::{DEDUP_STATE, DedupSpec, JobSpec};
+use crate::submission::{Kept, MAX_FILE_BYTES, StateId, Submission};
 pub use expression::type_name;
 pub use field::type_named;
 pub use input::{InputSpec, input};
@@ -66,7 +66,7 @@ pub fn check(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<D
         return unfinished(reader, file_name);
     }
     let root = Section::new("", 0..0, document.get_ref());
-    let job = job(&mut reader, &root, Path::new(&submission.folder), &submission.lookups);
+    let job = job(&mut reader, &root, submission);
     let warnings = reader.finish(file_name)?;
     match job {
         Some(job) => Ok((job, warnings)),
@@ -86,7 +86,7 @@ pub fn shown(submission: &Submission) -> String {
     let Ok(document) = DeTable::parse(text) else { return String::new() };
     let mut reader = Reader::new(text, &submission.environment);
     let root = Section::new("", 0..0, document.get_ref());
-    job(&mut reader, &root, Path::new(&submission.folder), &submission.lookups);
+    job(&mut reader, &root, submission);
     reader.shown()
 }
 
@@ -97,7 +97,8 @@ fn unfinished<T>(reader: Reader<'_>, file_name: &str) -> Result<T, Diagnostics> 
     }
 }
 
-pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, types: &LookupTypes) -> Option<JobSpec> {
+pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, submission: &Submission) -> Option<JobSpec> {
+    let (folder, types) = (Path::new(&submission.folder), &submission.lookups);
     if root.entries.is_empty() {
         reader.error_help(
             code::MISSING_KEY,
@@ -144,7 +145,8 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, ty
     reader.no_others(root);
     let routing_key = rows.routing_key(sinks.first_key.as_deref());
     let derive = columns.derives().map(Derive::spec).collect();
-    Some(JobSpec {
+    let dedup = dedup.map(|d| DedupSpec { state: 0, key: d.key, keep_for: d.keep_for, changed: d.changed });
+    let mut job = JobSpec {
         name: name?,
         key_groups: u16::try_from(key_groups?).ok()?,
         source: source?.spec,
@@ -155,13 +157,27 @@ pub(crate) fn job(reader: &mut Reader<'_>, root: &Section<'_>, folder: &Path, ty
         lookups: lookups?,
         derive,
         time: time.map(|time| time.spec),
-        dedup: dedup.map(|dedup| DedupSpec { key: dedup.key, keep_for: dedup.keep_for, changed: dedup.changed }),
+        dedup,
         aggregates: aggregates.into_specs(&routing_key)?,
         sinks: sinks.specs?,
         dead_letter: dead_letter?,
         panels: panels?,
         routing_key,
-    })
+    };
+    keep(&mut job, submission.kept.as_ref());
+    Some(job)
+}
+
+/// What the job has of the file before; numbers of state of its own where there was none.
+fn keep(job: &mut JobSpec, kept: Option<&Kept>) {
+    let state = |name: &str, first: StateId| kept.and_then(|kept| kept.states.get(name)).copied().unwrap_or(first);
+    if let Some(dedup) = &mut job.dedup {
+        dedup.state = state(DEDUP_STATE, 0);
+    }
+    for (first, aggregate) in (1..).zip(&mut job.aggregates) {
+        aggregate.state = state(&aggregate.state_name(), first);
+    }
+    job.key_groups = kept.map_or(job.key_groups, |kept| kept.key_groups);
 }
 
 /// Whether the rest of the file can be read: another version may mean anything.

@@ -1,11 +1,18 @@
 //! What another file does to the state of a job: which of it can still be used, and why not.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
 use super::{listed, place};
-use crate::spec::{AggregateSpec, ColumnIndex, DedupSpec, FieldSpec, JobSpec, LookupSpec, OnChanged, SourceSpec};
+use crate::spec::{
+    AggregateSpec, ColumnIndex, DEDUP_STATE, DedupSpec, FieldSpec, JobSpec, LookupSpec, OnChanged, SourceSpec,
+};
+use crate::submission::{Kept, StateId};
+
+/// What a job knows of how far its input is read.
+const POSITIONS: &str = "positions";
 
 /// What becomes of a piece of state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,6 +43,9 @@ pub struct Comparison {
     pub states: Vec<StateChange>,
     /// What happens to sinks, and what cannot change.
     pub notes: Vec<String>,
+    /// The event time is another one, so the watermark begins anew.
+    #[serde(skip)]
+    pub time: bool,
 }
 
 impl Comparison {
@@ -43,6 +53,16 @@ impl Comparison {
     #[must_use]
     pub fn drops(&self) -> bool {
         self.states.iter().any(|change| matches!(change.fate, Fate::Dropped { .. }))
+    }
+
+    /// The source is read from where it starts, not on from where it was.
+    #[must_use]
+    pub fn drops_positions(&self) -> bool {
+        self.states.iter().any(|change| change.state == POSITIONS && matches!(change.fate, Fate::Dropped { .. }))
+    }
+
+    fn keeps(&self, state: &str) -> bool {
+        self.states.iter().any(|change| change.state == state && matches!(change.fate, Fate::Kept { .. }))
     }
 }
 
@@ -59,22 +79,44 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// What a job has left of the time before when `new` takes the place of `old`; `before`: what `old` had. `None` where all
+/// numbers are used up.
+#[must_use]
+pub fn kept(old: &JobSpec, before: Option<&Kept>, new: &JobSpec, comparison: &Comparison) -> Option<Kept> {
+    let numbers: BTreeMap<String, StateId> = old.states().collect();
+    let most = numbers.values().max().copied().unwrap_or_default();
+    let mut next = before.map_or(0, |before| before.next).max(most.checked_add(1)?);
+    let mut states = BTreeMap::new();
+    for (name, _) in new.states() {
+        let number = match numbers.get(&name).filter(|_| comparison.keeps(&name)) {
+            Some(number) => *number,
+            None => {
+                let number = next;
+                next = number.checked_add(1)?;
+                number
+            }
+        };
+        states.insert(name, number);
+    }
+    Some(Kept { key_groups: old.key_groups, states, next })
+}
+
 /// What the file `new` does to the state of a job that runs `old`. Secrets and addresses play no part.
 #[must_use]
 pub fn compare(old: &JobSpec, new: &JobSpec) -> Comparison {
-    let mut states = vec![StateChange { state: "positions".to_owned(), fate: positions(&old.source, &new.source) }];
-    states.extend(dedup(old, new).map(|fate| StateChange { state: "dedup".to_owned(), fate }));
+    let mut states = vec![StateChange { state: POSITIONS.to_owned(), fate: positions(&old.source, &new.source) }];
+    states.extend(dedup(old, new).map(|fate| StateChange { state: DEDUP_STATE.to_owned(), fate }));
     let named = |job: &JobSpec, name: &str| job.aggregates.iter().position(|aggregate| aggregate.name == name);
     for before in &old.aggregates {
         let fate = match named(new, &before.name).and_then(|at| new.aggregates.get(at)) {
             None => Fate::Dropped { reason: "it is no longer in the file".to_owned() },
             Some(after) => aggregate(old, new, before, after),
         };
-        states.push(StateChange { state: format!("aggregate {}", before.name), fate });
+        states.push(StateChange { state: before.state_name(), fate });
     }
     let added = new.aggregates.iter().filter(|aggregate| named(old, &aggregate.name).is_none());
-    states.extend(added.map(|a| StateChange { state: format!("aggregate {}", a.name), fate: Fate::New }));
-    Comparison { states, notes: notes(old, new) }
+    states.extend(added.map(|added| StateChange { state: added.state_name(), fate: Fate::New }));
+    Comparison { states, notes: notes(old, new), time: time_changed(old, new) }
 }
 
 fn positions(old: &SourceSpec, new: &SourceSpec) -> Fate {
@@ -118,6 +160,10 @@ fn dedup(old: &JobSpec, new: &JobSpec) -> Option<Fate> {
     if definitions(old, &old.routing_key) != definitions(new, &new.routing_key) {
         return dropped("the routing key is another one", &old.routing_key, &new.routing_key);
     }
+    if time_changed(old, new) {
+        let reason = "the event time is another one, and entries are forgotten by it".to_owned();
+        return Some(Fate::Dropped { reason });
+    }
     Some(Fate::Kept { note: dedup_note(old, new, before, after) })
 }
 
@@ -133,10 +179,7 @@ fn dedup_note(old: &JobSpec, new: &JobSpec, before: &DedupSpec, after: &DedupSpe
         };
         return Some(format!("[fields] have changed, so a record that comes again counts as {becomes} once"));
     }
-    if before.keep_for < after.keep_for {
-        return Some("what was forgotten already stays forgotten".to_owned());
-    }
-    time_changed(old, new).then(|| "keys of before are forgotten by the event time that they had".to_owned())
+    (before.keep_for < after.keep_for).then(|| "what was forgotten already stays forgotten".to_owned())
 }
 
 fn aggregate(old: &JobSpec, new: &JobSpec, before: &AggregateSpec, after: &AggregateSpec) -> Fate {
@@ -153,11 +196,12 @@ fn aggregate(old: &JobSpec, new: &JobSpec, before: &AggregateSpec, after: &Aggre
     let reasons = [
         (definitions(old, &before.group_by) != definitions(new, &after.group_by), "its group_by has changed"),
         (before.window != after.window, "its window has changed"),
-        (time_changed(old, new), "the event time is another column"),
+        (time_changed(old, new), "the event time is another one"),
         (before.condition != after.condition, "its `where` has changed"),
         (sql(before) != sql(after), "its columns have changed"),
         (reads(old, before) != reads(new, after), "a column that it reads has changed"),
         (routed(old, before) != routed(new, after), "the routing key is another one"),
+        (before.own_stage != after.own_stage, "it has an exchange of its own now, or no longer"),
         (changes(old) != changes(new), "corrections or deletes can come now, or no longer: windows keep other things"),
     ];
     match reasons.into_iter().find(|(holds, _)| *holds) {

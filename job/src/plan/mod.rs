@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use self::compare::{Comparison, Fate, StateChange, compare};
+pub use self::compare::{Comparison, Fate, StateChange, compare, kept};
 use crate::spec::{
     AggregateSpec, ColumnIndex, DeadLettersTo, Emit, FileFormat, JobSpec, LookupSpec, Missing, OnChanged, RowsFrom,
     SinkSpec, SinkTo, SourceSpec, TargetKind, WindowSpec, WriteMode,

@@ -2,7 +2,7 @@
 
 use super::examples::FILES;
 use super::{GOOD, good};
-use crate::{Comparison, Fate, JobSpec, compare, plan};
+use crate::{Comparison, Fate, JobSpec, Kept, compare, plan};
 
 fn of_file(name: &str) -> JobSpec {
     good(FILES.iter().find(|(known, _)| *known == name).unwrap().1)
@@ -81,7 +81,7 @@ fn a_file_compared_with_itself_keeps_everything() {
 }
 
 /// Each change with the state that it costs and a word of the reason; an empty reason: kept.
-const CHANGES: [(&str, &str, &str, &str); 22] = [
+const CHANGES: [(&str, &str, &str, &str); 25] = [
     ("topic = \"orders\"", "topic = \"sales\"", "positions", "topic sales is read from its start"),
     ("topic = \"orders\"", "topic = \"orders\"\nstart = \"latest\"", "positions", ""),
     (
@@ -114,14 +114,30 @@ const CHANGES: [(&str, &str, &str, &str); 22] = [
     ("window = {", "emit = \"close\"\nwindow = {", "aggregate by_id", ""),
     ("keep_for = \"1h\"", "keep_for = \"1h\"\nchanged = \"drop\"", "aggregate by_id", "corrections or deletes"),
     ("name = \"by_id\"", "name = \"another\"", "aggregate by_id", "no longer in the file"),
+    (
+        "at = { type = \"timestamp\"",
+        "on = { type = \"timestamp\", required = true }\nat = { type = \"timestamp\"",
+        "dedup",
+        "",
+    ),
+    ("field = \"at\"", "field = \"on\"", "dedup", "the event time is another one"),
+    ("field = \"at\"", "field = \"on\"", "aggregate by_id", "the event time is another one"),
 ];
 
 #[test]
 fn what_a_change_costs() {
-    let before = format!("{GOOD}{BY_ID}");
+    let on = "on = { type = \"timestamp\", required = true }\n";
     for (from, to, state, reason) in CHANGES {
+        let mut before = format!("{GOOD}{BY_ID}");
+        if to.contains("\"on\"") {
+            // Corrections would need the event time in the key.
+            before = before.replace("qty = {", &format!("{on}qty = {{"));
+            before = before.replace("keep_for = \"1h\"", "keep_for = \"1h\"\nchanged = \"drop\"");
+        }
         assert!(before.contains(from), "{from}");
         let comparison = compare(&good(&before), &good(&before.replacen(from, to, 1)));
+        assert_eq!(comparison.time, reason.contains("event time"), "{to}");
+        assert_eq!(comparison.drops_positions(), state == "positions" && !reason.is_empty(), "{to}");
         match fate(&comparison, state) {
             Fate::Kept { .. } => assert!(reason.is_empty(), "{to}: {comparison}"),
             Fate::Dropped { reason: told } => {
@@ -131,6 +147,39 @@ fn what_a_change_costs() {
             Fate::New => panic!("{to}: {comparison}"),
         }
     }
+}
+
+/// What the job of a file has whose place `to` takes.
+fn changed(before: &(JobSpec, Option<Kept>), to: &str) -> (JobSpec, Option<Kept>) {
+    let (old, kept) = before;
+    let comparison = compare(old, &good(to));
+    let kept = crate::kept(old, kept.as_ref(), &good(to), &comparison).unwrap();
+    let submission = crate::Submission { kept: Some(kept.clone()), ..super::submission(to) };
+    (crate::check(&submission, "job.toml").unwrap().0, Some(kept))
+}
+
+#[test]
+fn what_is_kept_keeps_its_number_and_nothing_else_gets_one_that_was_used() {
+    let file = format!("{GOOD}{BY_ID}");
+    let numbers = |(job, _): &(JobSpec, Option<Kept>)| job.states().map(|(_, number)| number).collect::<Vec<_>>();
+    let first = (good(&file), None);
+    assert_eq!(numbers(&first), [0, 1]);
+    let names: Vec<String> = first.0.states().map(|(name, _)| name).collect();
+    assert_eq!(names, ["dedup", "aggregate by_id"]);
+    // Another one in front, the same: by its name, not its place.
+    let another = BY_ID.replace("by_id", "other");
+    let second = changed(&first, &format!("{GOOD}{another}{BY_ID}").replace("key_groups = 4", "key_groups = 8"));
+    assert_eq!((numbers(&second), second.0.key_groups), (vec![0, 2, 1], 4));
+    let third = changed(&second, &file.replace("size = \"1m\"", "size = \"2m\""));
+    assert_eq!(numbers(&third), [0, 3]);
+    let fourth = changed(&third, &file);
+    assert_eq!((numbers(&fourth), fourth.0.key_groups), (vec![0, 4], 4));
+    let fifth = changed(&fourth, &file.replace("key = [\"id\", \"at\"]\nkeep_for", "key = [\"at\", \"id\"]\nkeep_for"));
+    assert_eq!(numbers(&fifth), [5, 4]);
+    // After 65,535 of them the job has to be another one.
+    let used_up = Kept { next: u16::MAX, ..fifth.1.unwrap() };
+    let comparison = compare(&fifth.0, &good(&file));
+    assert_eq!(crate::kept(&fifth.0, Some(&used_up), &good(&file), &comparison), None);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use pulso_core::ids::EventTime;
 use pulso_dataflow::DataflowError;
-use pulso_dataflow::state::{DiskState, Horizon, is_expired};
+use pulso_dataflow::state::{DiskState, Horizon, is_dropped, is_expired};
+use pulso_job::StateId;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::compaction_filter::Decision;
 use rocksdb::{
@@ -49,9 +50,10 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Opens the directory of a restored snapshot, or makes a new one.
-    pub(crate) fn open(path: &Path, budget: &Budget) -> Result<Self, rocksdb::Error> {
+    /// `states`: what the job has; of others nothing is kept.
+    pub(crate) fn open(path: &Path, budget: &Budget, states: &Arc<[StateId]>) -> Result<Self, rocksdb::Error> {
         let expired = Expired::new();
-        let options = options(budget, expired.clone());
+        let options = options(budget, expired.clone(), Arc::clone(states));
         // Named, because only then there is a handle of it.
         let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
         let db = DB::open_cf_descriptors(&options, path, [family])?;
@@ -108,7 +110,7 @@ impl DiskState for Disk {
     }
 }
 
-fn options(budget: &Budget, expired: Expired) -> Options {
+fn options(budget: &Budget, expired: Expired, states: Arc<[StateId]>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&budget.block_cache);
     table.set_bloom_filter(10.0, false);
@@ -130,8 +132,9 @@ fn options(budget: &Budget, expired: Expired) -> Options {
     options.set_max_manifest_file_size(256 << 10);
     options.set_max_background_jobs(1);
     options.set_stats_dump_period_sec(0);
-    options.set_compaction_filter("expired", move |_level, _key, value: &[u8]| {
-        if is_expired(value, expired.horizon()) { Decision::Remove } else { Decision::Keep }
+    options.set_compaction_filter("expired", move |_level, key, value: &[u8]| {
+        let gone = is_dropped(key, &states) || is_expired(value, expired.horizon());
+        if gone { Decision::Remove } else { Decision::Keep }
     });
     options
 }

@@ -59,7 +59,9 @@ impl Group {
         }
         let disk = match &self.disk {
             Some(disk) => disk,
-            None => self.disk.insert(Arc::new(Disk::open(&new_folder(place, key_group), &place.budget)?)),
+            None => {
+                self.disk.insert(Arc::new(Disk::open(&new_folder(place, key_group), &place.budget, &place.states)?))
+            }
         };
         disk.write(&changes, horizon)?;
         self.overlay.settled(upto);

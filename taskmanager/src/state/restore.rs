@@ -64,8 +64,8 @@ async fn fetch(place: &Place, folder: &Path, snapshot: &Snapshot) -> Result<Grou
     for file in &snapshot.files {
         place.storage.get(file, folder).await?;
     }
-    let (budget, folder) = (place.budget.clone(), folder.to_owned());
-    let opened = tokio::task::spawn_blocking(move || Disk::open(&folder, &budget)).await;
+    let (budget, states, folder) = (place.budget.clone(), Arc::clone(&place.states), folder.to_owned());
+    let opened = tokio::task::spawn_blocking(move || Disk::open(&folder, &budget, &states)).await;
     let disk = match opened {
         Ok(Ok(disk)) => disk,
         // Anything else is this machine's: a full disk does not make a checkpoint bad.
