@@ -1,6 +1,7 @@
 //! The control log: framing, the fold over its records, and the machine that appends with put-if-absent.
 
 mod appender;
+mod changing;
 mod fold;
 mod following;
 mod frame;
@@ -10,15 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use appender::{Appender, Command, Event, PutAnswer, Settings};
+pub use changing::{Era, PastEra};
 pub use fold::{CUTS_FOR_PINNED, FoldError};
 pub use frame::{Frame, FrameError, ObjectHash, frame, unframe};
 
 use crate::cut::Cut;
 use crate::files::FilesState;
 use crate::ids::{Attempt, Epoch, JobId, KeyGroupId, Position, SplitId};
+use crate::ledger::Mark;
 use crate::lookups::LookupsState;
 use crate::placement::Plan;
-use crate::record::{JobDefinition, Manifest};
+use crate::record::{Change, JobDefinition, Manifest};
 
 /// What the records up to one sequence number add up to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -35,6 +38,18 @@ pub struct LogState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobState {
     pub definition: JobDefinition,
+    /// The epoch of the cut that `definition` begins with.
+    #[serde(default)]
+    pub since: Epoch,
+    /// What held before, oldest first, as long as somebody may have to go back there.
+    #[serde(default)]
+    pub past: Vec<PastEra>,
+    /// Asked for, and not in force yet.
+    #[serde(default)]
+    pub change: Option<Box<Change>>,
+    /// By target: what the ledger holds of key groups that no longer write there.
+    #[serde(default)]
+    pub unused_marks: BTreeMap<String, BTreeMap<KeyGroupId, Mark>>,
     pub status: JobStatus,
     pub attempt: Attempt,
     /// The attempt and plan that were deployed last, and where it resumed.

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod calls;
+mod changes;
 mod checkpoints;
 mod cutting;
 mod epochs;
@@ -24,7 +25,7 @@ use self::members::Members;
 pub use self::view::{
     AttemptView, CheckpointView, ClusterView, EpochsView, JobView, KeyGroupView, LookupsView, PhaseView, SplitView,
 };
-use crate::control_log::LogState;
+use crate::control_log::{JobState, LogState};
 use crate::cut::Cut;
 use crate::files::{FileNumber, FoundFile, PlacedFile};
 use crate::ids::{
@@ -33,7 +34,7 @@ use crate::ids::{
 use crate::lookups::LookupsVersion;
 use crate::message::{Instruction, Report};
 use crate::mistake::Mistake;
-use crate::record::{JobDefinition, Record};
+use crate::record::{Change, JobDefinition, Record};
 
 /// Everything that can happen to the coordinator.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,12 +64,15 @@ pub enum Event {
     },
     /// Splits that exist now and where a split that is new to the job starts.
     SplitsFound {
+        /// The fingerprint of the definition whose source was asked.
+        of: u64,
         job: JobId,
         splits: BTreeMap<SplitId, Position>,
     },
     /// A look into the folder of a job that reads files: what is new, in the order of reading; hashes of paths that are
     /// not there any more; whether nothing will ever come.
     FilesFound {
+        of: u64,
         job: JobId,
         found: Vec<FoundFile>,
         gone: Vec<u64>,
@@ -82,6 +86,7 @@ pub enum Event {
     },
     /// The rows of a job's lookups are others than before; they are stored.
     LookupsRead {
+        of: u64,
         job: JobId,
         version: LookupsVersion,
     },
@@ -100,6 +105,16 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
     Submit(Box<NewJob>),
+    /// Another definition for a job that there is; `from` names the one that it was compared with.
+    Change {
+        from: DefinitionId,
+        change: Box<Change>,
+    },
+    /// The same with other addresses or secrets: in force with the next attempt, which begins at once.
+    Redefine {
+        from: DefinitionId,
+        definition: Box<JobDefinition>,
+    },
     /// Takes a checkpoint and pins it.
     Savepoint {
         job: JobId,
@@ -117,6 +132,21 @@ pub enum Call {
     },
 }
 
+/// One of the definitions that a job has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefinitionId {
+    pub since: Epoch,
+    pub fingerprint: u64,
+}
+
+impl DefinitionId {
+    /// That of the definition in force.
+    #[must_use]
+    pub fn of(state: &JobState) -> Self {
+        Self { since: state.since, fingerprint: state.definition.fingerprint }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewJob {
     pub definition: JobDefinition,
@@ -131,6 +161,10 @@ pub enum Answer {
     Submitted {
         job: JobId,
         known: bool,
+    },
+    /// Durable: it is in force once everything before it is committed.
+    Changing {
+        job: JobId,
     },
     SavepointTaken {
         checkpoint: CheckpointId,
@@ -313,6 +347,12 @@ impl Coordinator {
         std::mem::take(&mut self.context.commands)
     }
 
+    /// What is durable of a job.
+    #[must_use]
+    pub fn state(&self, job: JobId) -> Option<&JobState> {
+        self.context.journal.state().jobs.get(&job)
+    }
+
     /// How long nothing is due but what every tick looks at.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
@@ -348,10 +388,12 @@ impl Coordinator {
                     self.reported(from, report);
                 }
             }
-            Event::SplitsFound { job, splits } => self.splits_found(job, &splits),
-            Event::FilesFound { job, found, gone, complete } => self.files_found(job, &found, &gone, complete),
+            Event::SplitsFound { job, of, splits } => self.splits_found(job, of, &splits),
+            Event::FilesFound { job, of, found, gone, complete } => {
+                self.files_found(job, of, &found, &gone, complete);
+            }
             Event::FilesRetired { job, files, all } => self.files_retired(job, files, all),
-            Event::LookupsRead { job, version } => self.lookups_read(job, version),
+            Event::LookupsRead { job, of, version } => self.lookups_read(job, of, version),
             Event::LookupsTried { job, trouble } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.lookup_trouble = trouble;
@@ -384,8 +426,11 @@ impl Coordinator {
             Done::Checkpoint(logged) => job.checkpoint_logged(cx, logged),
             Done::Pin(logged) => Job::pin_logged(cx, logged),
             Done::Collect(logged) => job.collect_logged(cx, logged),
+            Done::Changing(logged) => job.changing(cx, logged),
+            Done::Changed(logged) => job.changed(cx, logged),
+            Done::Redefined(_) => job.redefined(cx),
             Done::Ended(_) => job.ended(cx),
-            Done::Resumed(_) => job.resumed(cx),
+            Done::Resumed(logged) => job.resumed(cx, logged),
         }
     }
 
@@ -444,11 +489,12 @@ impl Coordinator {
     }
 
     /// Splits that are new get their place by a record; the next attempt reads them.
-    fn splits_found(&mut self, id: JobId, found: &BTreeMap<SplitId, Position>) {
+    fn splits_found(&mut self, id: JobId, of: u64, found: &BTreeMap<SplitId, Position>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let over = matches!(job.phase, Phase::Ending(_) | Phase::Ended | Phase::Resuming);
+        let over = matches!(job.phase, Phase::Changing | Phase::Ending(_) | Phase::Ended | Phase::Resuming);
         let state = self.context.journal.job(id);
-        if over || state.status != crate::control_log::JobStatus::Running {
+        let running = state.status == crate::control_log::JobStatus::Running && state.change.is_none();
+        if over || !running || state.definition.fingerprint != of {
             return;
         }
         let splits: BTreeMap<_, _> =

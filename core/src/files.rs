@@ -205,6 +205,15 @@ impl FilesState {
         left.fold((0, 0), |(files, bytes), left| (files + 1, bytes + left))
     }
 
+    /// `gone`: hashes of paths that need not be remembered any more.
+    pub(crate) fn found(&mut self, files: &[PlacedFile], gone: &[u64], complete: bool) {
+        files.iter().for_each(|placed| self.add(placed));
+        for hash in gone {
+            self.read.remove(hash);
+        }
+        self.complete |= complete;
+    }
+
     pub(crate) fn add(&mut self, placed: &PlacedFile) {
         let queue = self.queues.entry(placed.split).or_default();
         queue.next = queue.next.max(placed.number.next());

@@ -73,6 +73,10 @@ pub struct Deployment {
     pub start: Cut,
     /// All sealed cuts after `start`, ascending.
     pub replay: Vec<Cut>,
+    /// The epoch of the cut that `definition` begins with.
+    pub since: Epoch,
+    /// Its last epoch, where another definition follows: the replay ends there, and nothing is read beyond.
+    pub until: Option<Epoch>,
     /// Splits that `start` does not know yet, and where they begin.
     pub joined: BTreeMap<SplitId, Position>,
     /// Of a job that reads files: those of the receiver's splits that do not end before `start`.
@@ -84,16 +88,28 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// The newest sealed epoch; the first live one follows it.
-    #[must_use]
-    pub fn sealed(&self) -> Epoch {
-        self.replay.last().map_or(self.start.epoch, |cut| cut.epoch)
+    /// Those of `replay` that are of this definition.
+    pub fn replayed(&self) -> impl Iterator<Item = &Cut> {
+        self.replay.iter().take_while(|cut| self.until.is_none_or(|until| cut.epoch <= until))
     }
 
-    /// True while nothing was ever sealed, so that no target can hold anything: only then may ledger rows be made.
+    /// The newest cut of this definition; the first live epoch follows it.
+    #[must_use]
+    pub fn newest(&self) -> &Cut {
+        self.replayed().last().unwrap_or(&self.start)
+    }
+
+    /// The newest sealed epoch of this definition.
+    #[must_use]
+    pub fn sealed(&self) -> Epoch {
+        self.newest().epoch
+    }
+
+    /// True while nothing was sealed under this definition, so that what only it writes to can hold nothing: only then may
+    /// ledger rows be made.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.sealed() == Epoch::ZERO
+        self.sealed() == self.since
     }
 }
 

@@ -20,4 +20,6 @@ pub enum Mistake {
     KeptResume,
     /// A late own COMMIT is taken for that of another attempt.
     OwnCommitFences,
+    /// The definition in force is deployed for whatever epochs there are to be processed.
+    OneDefinition,
 }

@@ -33,6 +33,18 @@ pub struct JobDefinition {
     pub has_windows: bool,
 }
 
+/// What is to hold of a job from one of its next epochs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub definition: JobDefinition,
+    /// The source is another one: its splits, and where they begin.
+    pub source: Option<BTreeMap<SplitId, Position>>,
+    /// The event time is another one: the watermark begins anew.
+    pub time: bool,
+    /// Of a job with lookups.
+    pub lookups: Option<LookupsVersion>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Record {
     /// The nonce of every following record of this leader.
@@ -94,6 +106,19 @@ pub enum Record {
     CheckpointDone {
         job: JobId,
         manifest: Manifest,
+    },
+    /// A person wants another definition: the job is to end its epochs, like one that stops, and to go on with this one.
+    Changing {
+        job: JobId,
+        change: Box<Change>,
+    },
+    /// The same job with other addresses or secrets.
+    Redefined {
+        definition: Box<JobDefinition>,
+    },
+    /// Everything under the definition before is in a checkpoint: the other one is in force, from an epoch of its own on.
+    Changed {
+        job: JobId,
     },
     /// A person pinned it: kept until released.
     Pinned {

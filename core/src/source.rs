@@ -118,6 +118,8 @@ pub struct Source {
     live_from: Epoch,
     committed: Epoch,
     window: u64,
+    /// Nothing is read beyond.
+    until: Option<Epoch>,
     /// Splits without a known beginning: found at the first [`Source::boundary`].
     unknown: Option<SplitId>,
     /// A cut may end behind its last record: see [`Source::advance`].
@@ -144,12 +146,13 @@ impl Source {
             epoch: deployment.start.epoch.next(),
             watermark: deployment.start.watermark,
             lookups: deployment.start.lookups,
-            mode: Mode::Replay(deployment.replay.iter().cloned().collect()),
+            mode: Mode::Replay(deployment.replayed().cloned().collect()),
             opening: None,
             live_from: deployment.sealed().next(),
             // All key groups resume after `start`, so everything up to it is committed, whatever *g* was known.
             committed: deployment.committed.max(deployment.start.epoch),
             window: deployment.window,
+            until: deployment.until,
             unknown,
             gaps: false,
         };
@@ -388,7 +391,8 @@ impl Source {
 
     /// At most *K* epochs are read beyond *g*; the oldest uncommitted one always may be.
     fn within_window(&self) -> bool {
-        self.epoch.0 <= self.committed.0.saturating_add(self.window.max(1))
+        let in_time = self.until.is_none_or(|until| self.epoch <= until);
+        in_time && self.epoch.0 <= self.committed.0.saturating_add(self.window.max(1))
     }
 
     fn end_replay(&mut self) {

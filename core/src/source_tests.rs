@@ -46,6 +46,8 @@ fn deployment(start: Cut, replay: Vec<Cut>) -> Deployment {
     Deployment {
         job: JobId(Uuid::from_u128(9)),
         attempt: Attempt(1),
+        since: Epoch::ZERO,
+        until: None,
         definition: JobDefinition {
             id: JobId(Uuid::from_u128(9)),
             name: "vitals".into(),

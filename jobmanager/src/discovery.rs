@@ -35,20 +35,22 @@ pub(crate) async fn splits(spec: &JobSpec) -> Result<BTreeMap<SplitId, Position>
     }
 }
 
-/// One task for every active job that looks for new splits from time to time.
+/// One task for every definition of an active job that looks for new splits from time to time.
 #[derive(Debug, Default)]
-pub(crate) struct Discoveries(BTreeMap<JobId, DropGuard>);
+pub(crate) struct Discoveries(BTreeMap<(JobId, u64), DropGuard>);
 
 impl Discoveries {
     /// Starts and ends tasks so that they are those of the active jobs.
     pub(crate) fn adjust(&mut self, catalog: &Catalog, handle: &Handle, objects: &Objects, every: Duration) {
-        let active: BTreeMap<JobId, &JobDefinition> = catalog.active().map(|job| (job.id, job)).collect();
+        let active: BTreeMap<(JobId, u64), &JobDefinition> =
+            catalog.active().map(|job| ((job.id, job.fingerprint), job)).collect();
         self.0.retain(|job, _| active.contains_key(job));
-        for (job, definition) in active {
-            self.0.entry(job).or_insert_with(|| {
+        for ((job, of), definition) in active {
+            self.0.entry((job, of)).or_insert_with(|| {
                 let cancel = CancellationToken::new();
+                let about = About { job, of, handle: handle.clone(), every, cancel: cancel.clone() };
                 match spec_of(definition) {
-                    Ok(spec) => start(definition.id, spec, handle, objects, every, &cancel),
+                    Ok(spec) => start(about, spec, objects),
                     Err(reason) => tracing::error!(%job, reason, "the submission in the control log cannot be read"),
                 }
                 cancel.drop_guard()
@@ -57,25 +59,35 @@ impl Discoveries {
     }
 }
 
-fn start(job: JobId, spec: JobSpec, handle: &Handle, objects: &Objects, every: Duration, cancel: &CancellationToken) {
-    let handle = handle.clone();
+/// What looks are about, and whom they tell.
+#[derive(Clone)]
+pub(crate) struct About {
+    pub(crate) job: JobId,
+    /// The fingerprint of its definition.
+    pub(crate) of: u64,
+    pub(crate) handle: Handle,
+    pub(crate) every: Duration,
+    pub(crate) cancel: CancellationToken,
+}
+
+fn start(about: About, spec: JobSpec, objects: &Objects) {
     match &spec.source {
         SourceSpec::Files(source) => {
             let (folder, follow) = (Folder::new(&spec, source), source.follow);
-            tokio::spawn(files::look(job, folder, follow, handle.clone(), every, cancel.clone()));
+            tokio::spawn(files::look(about.clone(), folder, follow));
         }
         SourceSpec::Kafka(kafka) => match KafkaTopic::open(kafka) {
-            Ok(topic) => drop(tokio::spawn(look(job, topic, handle.clone(), every, cancel.clone()))),
-            Err(e) => tracing::error!(%job, reason = %e, "no new splits will be found"),
+            Ok(topic) => drop(tokio::spawn(look(about.clone(), topic))),
+            Err(e) => tracing::error!(job = %about.job, reason = %e, "no new splits will be found"),
         },
     }
     if !spec.lookups.is_empty() {
-        tokio::spawn(lookups::refresh(job, spec, handle, objects.clone(), cancel.clone()));
+        tokio::spawn(lookups::refresh(about, spec, objects.clone()));
     }
 }
 
 /// Trouble is said when it begins and when it ends, not every time.
-async fn look(job: JobId, topic: KafkaTopic, handle: Handle, every: Duration, cancel: CancellationToken) {
+async fn look(About { job, of, handle, every, cancel }: About, topic: KafkaTopic) {
     let mut trouble = false;
     loop {
         tokio::select! {
@@ -90,7 +102,7 @@ async fn look(job: JobId, topic: KafkaTopic, handle: Handle, every: Duration, ca
                 trouble = false;
                 tokio::select! {
                     () = cancel.cancelled() => return,
-                    () = handle.splits_found(job, splits) => {}
+                    () = handle.splits_found(job, of, splits) => {}
                 }
             }
             Err(e) if !trouble => {

@@ -1,5 +1,6 @@
 //! `JobService`: what healthctl asks for. Decode, one call, encode.
 
+use pulso_core::control_log::JobStatus;
 use pulso_core::coordinator::{Answer, Call, NewJob, Refusal};
 use pulso_core::ids::JobId;
 use pulso_core::record::JobDefinition;
@@ -10,9 +11,9 @@ use pulso_proto::v1::job_service_server::{JobService, JobServiceServer};
 use tonic::{Request, Response, Status};
 
 use crate::overview::Overview;
-use crate::shell::{Handle, NotLeading};
+use crate::shell::{Handle, NotLeading, Standing};
 use crate::storage::Objects;
-use crate::submit::{self, Prepared, Rejection};
+use crate::submit::{self, Changed, Fate, Prepared, Rejection, Submitted, Wishes};
 
 /// A job file and the certificates it names.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -34,27 +35,18 @@ pub(crate) fn service(handle: Handle, objects: Objects) -> JobServiceServer<impl
 impl JobService for Jobs {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         use v1::submit_response::Outcome;
-        let v1::SubmitRequest { toml, environment, file_name, folder } = request.into_inner();
-        let submission = Submission { toml, environment, folder, ..Submission::default() };
-        let prepared = match submit::prepare(submission, &file_name, &self.objects).await {
-            Ok(prepared) => prepared,
+        let outcome = match self.submitted(request.into_inner()).await? {
+            Ok(submitted) => Outcome::Submitted(submitted),
             Err(Rejection::Mistakes(mistakes)) => {
                 let (rendered, json) = (mistakes.render(false), mistakes.to_json().to_string());
-                let outcome = Some(Outcome::Diagnostics(v1::Diagnostics { rendered, json }));
-                return Ok(Response::new(v1::SubmitResponse { outcome }));
+                Outcome::Diagnostics(v1::Diagnostics { rendered, json })
             }
-            Err(Rejection::Input(reason)) => return Err(Status::failed_precondition(reason)),
+            Err(Rejection::Input(reason) | Rejection::InTheWay(reason)) => {
+                return Err(Status::failed_precondition(reason));
+            }
             Err(Rejection::Internal(reason)) => return Err(Status::internal(reason)),
         };
-        let name = prepared.definition.name.clone();
-        let Prepared { definition, start, lookups, warnings } = prepared;
-        let call = Call::Submit(Box::new(NewJob { definition, start, lookups }));
-        let answer = self.handle.call(call).await.map_err(not_leading)?;
-        let Answer::Submitted { job, known } = answer else { return Err(unexpected(answer, &name)) };
-        tracing::info!(%job, name, known, "job submitted");
-        let warnings = warnings.join("\n");
-        let submitted = v1::Submitted { job: id_bytes(job.0), name, known, warnings };
-        Ok(Response::new(v1::SubmitResponse { outcome: Some(Outcome::Submitted(submitted)) }))
+        Ok(Response::new(v1::SubmitResponse { outcome: Some(outcome) }))
     }
 
     async fn list(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
@@ -109,18 +101,16 @@ impl JobService for Jobs {
 
     async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
         let v1::CompareRequest { toml, file_name } = request.into_inner();
-        let new = submit::without_secrets(&toml, &file_name)
+        let new = submit::without_secrets(&Submission { toml, ..Submission::default() }, &file_name)
             .map_err(|mistakes| Status::invalid_argument(mistakes.render(false)))?;
-        let Some(definition) = self.handle.find(&new.name).await.map_err(not_leading)? else {
+        let standing = self.handle.standing(&new.name).await.map_err(not_leading)?;
+        let Some(Standing { definition, .. }) = standing.filter(|standing| standing.status != JobStatus::Cancelled)
+        else {
             return Ok(Response::new(v1::CompareResponse::default()));
         };
-        let active = self.overview().await?.jobs.iter().any(|job| job.id == definition.id && job.status.is_active());
-        if !active {
-            return Ok(Response::new(v1::CompareResponse::default()));
-        }
         let old: Submission =
             serde_json::from_str(&definition.submission).map_err(|e| Status::internal(e.to_string()))?;
-        let old = submit::without_secrets(&old.toml, "job.toml")
+        let old = submit::without_secrets(&old, "job.toml")
             .map_err(|mistakes| Status::internal(format!("the job of the control log: {mistakes}")))?;
         let comparison = pulso_job::compare(&old, &new);
         let json = serde_json::to_string(&comparison).map_err(|e| Status::internal(e.to_string()))?;
@@ -130,6 +120,37 @@ impl JobService for Jobs {
 }
 
 impl Jobs {
+    async fn submitted(&self, request: v1::SubmitRequest) -> Result<Result<v1::Submitted, Rejection>, Status> {
+        let v1::SubmitRequest { toml, environment, file_name, folder, allow_state_drop, new } = request;
+        let submission = Submission { toml, environment, folder, ..Submission::default() };
+        let submitted = match Submitted::new(submission, &file_name) {
+            Ok(submitted) => submitted,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let name = submitted.name().to_owned();
+        let standing = self.handle.standing(&name).await.map_err(not_leading)?;
+        let (call, warnings, changes) =
+            match submitted.prepare(standing, Wishes { allow_state_drop, new }, &self.objects).await {
+                Ok(Fate::New(prepared)) => {
+                    let Prepared { definition, start, lookups, warnings } = *prepared;
+                    (Call::Submit(Box::new(NewJob { definition, start, lookups })), warnings, String::new())
+                }
+                Ok(Fate::Changed(Changed { call, changes, warnings, .. })) => (call, warnings, changes),
+                Err(rejection) => return Ok(Err(rejection)),
+            };
+        let (job, known, changes) = match self.handle.call(call).await.map_err(not_leading)? {
+            Answer::Submitted { job, known } => (job, known, String::new()),
+            Answer::Changing { job } => (job, false, changes),
+            answer @ (Answer::SavepointTaken { .. }
+            | Answer::Stopped { .. }
+            | Answer::Cancelled
+            | Answer::Resumed
+            | Answer::Refused(_)) => return Err(unexpected(answer, &name)),
+        };
+        tracing::info!(%job, name, known, changes, "job submitted");
+        Ok(Ok(v1::Submitted { job: id_bytes(job.0), name, known, warnings: warnings.join("\n"), changes }))
+    }
+
     async fn overview(&self) -> Result<Overview, Status> {
         let overview = self.handle.overview().await.map_err(not_leading)?;
         if overview.leading { Ok(overview) } else { Err(not_leading(NotLeading)) }
@@ -159,13 +180,13 @@ fn no_such_job(name: &str) -> Status {
 fn unexpected(answer: Answer, name: &str) -> Status {
     match answer {
         Answer::Refused(Refusal::NameTaken { job }) => Status::already_exists(format!(
-            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name; \
-             `healthctl plan --running` tells what the change means for its state"
+            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name"
         )),
         Answer::Refused(Refusal::NoSuchJob) => no_such_job(name),
         Answer::Refused(Refusal::WrongState { reason }) => Status::failed_precondition(reason),
         Answer::Refused(Refusal::JobFailed { reason }) => Status::aborted(reason),
         Answer::Submitted { .. }
+        | Answer::Changing { .. }
         | Answer::SavepointTaken { .. }
         | Answer::Stopped { .. }
         | Answer::Cancelled

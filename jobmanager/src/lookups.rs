@@ -8,9 +8,8 @@ use pulso_core::ids::{JobId, LookupsId, WallTime};
 use pulso_core::lookups::{LookupsVersion, object};
 use pulso_dataflow::lookup::{bundle, encode};
 use pulso_job::{JobSpec, LookupSpec, LookupTypes};
-use tokio_util::sync::CancellationToken;
 
-use crate::shell::Handle;
+use crate::discovery::About;
 use crate::storage::Objects;
 
 /// After something failed, where the lookup itself is read less often.
@@ -108,7 +107,9 @@ impl Refreshed<'_> {
 }
 
 /// Reads each lookup of a job as often as it says, until `cancel`. The rows of a new job have just been read.
-pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: Objects, cancel: CancellationToken) {
+pub(crate) async fn refresh(about: About, spec: JobSpec, objects: Objects) {
+    let About { job, handle, cancel, .. } = &about;
+    let job = *job;
     let now = Instant::now();
     let is_new = handle.lookups(job).await.is_none();
     let due = |lookup: &LookupSpec| if is_new { now + lookup.refresh } else { now };
@@ -126,7 +127,7 @@ pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: 
         let mut trouble = all.iter().find_map(|one| one.trouble.clone());
         let rows: Option<Vec<&Rows>> = all.iter().map(|one| one.rows.as_ref()).collect();
         if let Some(rows) = rows
-            && let Err(reason) = tell(job, version(rows.into_iter()), &handle, &objects).await
+            && let Err(reason) = tell(&about, version(rows.into_iter()), &objects).await
         {
             tracing::warn!(%job, reason, "new rows of lookups are not used yet");
             all.iter_mut().for_each(Refreshed::soon);
@@ -139,16 +140,16 @@ pub(crate) async fn refresh(job: JobId, spec: JobSpec, handle: Handle, objects: 
 
 /// Stores the version and tells the coordinator, if it is another than the newest.
 async fn tell(
-    job: JobId,
+    About { job, of, handle, .. }: &About,
     (bytes, version): (Vec<u8>, LookupsVersion),
-    handle: &Handle,
     objects: &Objects,
 ) -> Result<(), String> {
+    let (job, of) = (*job, *of);
     let Some(known) = handle.lookups(job).await else { return Ok(()) };
     if known.newest.is_none_or(|newest| newest.hash != version.hash) {
         store(job, &version, bytes, objects).await?;
         tracing::info!(%job, version = %version.id, rows = ?version.rows, bytes = version.bytes, "lookups have other rows");
-        handle.lookups_read(job, version).await;
+        handle.lookups_read(job, of, version).await;
     }
     Ok(())
 }

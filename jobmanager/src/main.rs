@@ -2,6 +2,7 @@
 
 mod config;
 mod discovery;
+mod fit;
 mod jobs;
 mod log;
 mod lookups;

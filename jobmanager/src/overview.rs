@@ -42,6 +42,8 @@ pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) name: String,
     pub(crate) status: Status,
+    /// Another file waits until everything before it is committed.
+    pub(crate) changing: bool,
     /// What the attempt is doing.
     pub(crate) phase: &'static str,
     /// Why it failed, or what it waits for.

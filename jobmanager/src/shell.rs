@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::catalog::Catalog;
-pub(crate) use self::handle::{Handle, Input, NotLeading, Registration};
+pub(crate) use self::handle::{Handle, Input, NotLeading, Registration, Standing};
 use self::session::Session;
 pub(crate) use self::session::{SessionEnd, ToTaskManager};
 use crate::discovery::{self, Discoveries};
@@ -169,17 +169,17 @@ impl Shell {
                 self.handle([Work::coordinator(Event::Alive { session })]);
             }
             Input::SessionLost { session } => self.session_lost(session),
-            Input::SplitsFound { job, splits } => {
-                self.handle([Work::coordinator(Event::SplitsFound { job, splits })]);
+            Input::SplitsFound { job, of, splits } => {
+                self.handle([Work::coordinator(Event::SplitsFound { job, of, splits })]);
             }
-            Input::FilesFound { job, found, gone, complete } => {
-                self.handle([Work::coordinator(Event::FilesFound { job, found, gone, complete })]);
+            Input::FilesFound { job, of, found, gone, complete } => {
+                self.handle([Work::coordinator(Event::FilesFound { job, of, found, gone, complete })]);
             }
             Input::FilesRetired { job, files, all } => {
                 self.handle([Work::coordinator(Event::FilesRetired { job, files, all })]);
             }
-            Input::LookupsRead { job, version } => {
-                self.handle([Work::coordinator(Event::LookupsRead { job, version })]);
+            Input::LookupsRead { job, of, version } => {
+                self.handle([Work::coordinator(Event::LookupsRead { job, of, version })]);
             }
             Input::LookupsTried { job, trouble } => {
                 self.handle([Work::coordinator(Event::LookupsTried { job, trouble })]);
@@ -195,6 +195,13 @@ impl Shell {
             Input::Call { call, reply } => self.call(call, reply),
             Input::Overview { reply } => {
                 reply.send(self.overview()).ok();
+            }
+            Input::Standing { name, reply } => {
+                let standing = self.leading.as_ref().map(|leading| {
+                    let found = leading.catalog.find(&name)?;
+                    leading.coordinator.state(found.id).map(Standing::of)
+                });
+                reply.send(standing.ok_or(NotLeading)).ok();
             }
             Input::Find { name, reply } => {
                 let found = self.leading.as_ref().map(|leading| leading.catalog.find(&name)).ok_or(NotLeading);

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pulso_core::control_log::JobStatus;
+use pulso_core::coordinator::Call;
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
 use pulso_core::lookups::LookupsVersion;
-use pulso_core::record::JobDefinition;
-use pulso_job::{AggregateSpec, Diagnostics, JobSpec, Submission};
+use pulso_core::record::{Change, JobDefinition};
+use pulso_job::{AggregateSpec, Diagnostic, Diagnostics, JobSpec, Submission};
 
+use crate::fit::{self, Fit};
+use crate::shell::Standing;
 use crate::storage::Objects;
 use crate::{discovery, lookups};
 
@@ -20,6 +24,30 @@ pub(crate) enum Rejection {
     /// The source cannot be asked, or has no such topic; or a lookup cannot be read.
     Input(String),
     Internal(String),
+    /// The job there is stands in the way; says how and what to do.
+    InTheWay(String),
+}
+
+/// What a file that is submitted comes to.
+pub(crate) enum Fate {
+    /// A new job, or one that runs from this very file.
+    New(Box<Prepared>),
+    Changed(Changed),
+}
+
+/// Another file for a job that there is.
+pub(crate) struct Changed {
+    pub(crate) call: Call,
+    /// What becomes of state and sinks.
+    pub(crate) changes: String,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a person said of a job that there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes {
+    pub(crate) allow_state_drop: bool,
+    pub(crate) new: bool,
 }
 
 /// A submission that may become a job.
@@ -32,53 +60,179 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Checks the file, asks the source where to start, and reads the lookups.
-pub(crate) async fn prepare(
-    mut submission: Submission,
-    file_name: &str,
-    objects: &Objects,
-) -> Result<Prepared, Rejection> {
-    let file_name = if file_name.is_empty() { "job.toml" } else { file_name };
-    let (mut spec, mut warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
-    if !spec.lookups.is_empty() {
-        submission.lookups = lookups::types(&spec).await.map_err(Rejection::Input)?;
-        (spec, warnings) = pulso_job::check(&submission, file_name).map_err(Rejection::Mistakes)?;
+/// A file as it was submitted.
+pub(crate) struct Submitted {
+    submission: Submission,
+    spec: JobSpec,
+    file_name: String,
+    warnings: Vec<String>,
+}
+
+impl Submitted {
+    /// Checks the file, without asking anybody.
+    pub(crate) fn new(submission: Submission, file_name: &str) -> Result<Self, Rejection> {
+        let file_name = if file_name.is_empty() { "job.toml" } else { file_name }.to_owned();
+        let (spec, warnings) = pulso_job::check(&submission, &file_name).map_err(Rejection::Mistakes)?;
+        let warning = |w: &Diagnostic| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code);
+        let warnings = warnings.iter().map(warning).collect();
+        Ok(Self { submission, spec, file_name, warnings })
     }
-    let splits = discovery::splits(&spec).await.map_err(Rejection::Input)?;
-    let definition = definition(&spec, &submission)?;
-    let mut start = first_cut(splits);
-    let mut version = None;
-    if !spec.lookups.is_empty() {
-        let first = lookups::first(definition.id, &spec, objects).await.map_err(Rejection::Input)?;
-        start.lookups = Some(first.id);
-        version = Some(first);
+
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
     }
-    let warnings =
-        warnings.iter().map(|w| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code)).collect();
-    Ok(Prepared { definition, start, lookups: version, warnings })
+
+    /// Asks the source and the databases of lookups what the job needs to know of them. `standing`: the job of this name.
+    pub(crate) async fn prepare(
+        self,
+        standing: Option<Standing>,
+        wishes: Wishes,
+        objects: &Objects,
+    ) -> Result<Fate, Rejection> {
+        let in_the_way = standing.filter(|standing| standing.status.is_active() || !wishes.new);
+        let Some(standing) = in_the_way else { return self.start(objects).await };
+        let same = standing.definition.fingerprint == fingerprint(&self.submission);
+        match (&standing.status, same) {
+            // The coordinator tells that it runs.
+            (JobStatus::Running | JobStatus::Stopping, true) => self.start(objects).await,
+            (JobStatus::Running | JobStatus::Stopping, false) if wishes.new => {
+                let name = &self.spec.name;
+                Err(Rejection::InTheWay(format!("job {name} runs from another file: stop and cancel it first")))
+            }
+            (JobStatus::Cancelled, _) | (JobStatus::Finished | JobStatus::Failed { .. }, true) => {
+                Err(Rejection::InTheWay(ended(&standing)))
+            }
+            (_, false) => self.change(&standing, wishes, objects).await.map(Fate::Changed),
+        }
+    }
+
+    async fn start(mut self, objects: &Objects) -> Result<Fate, Rejection> {
+        self.ask_lookups().await?;
+        let splits = discovery::splits(&self.spec).await.map_err(Rejection::Input)?;
+        let definition = definition(new_id(), &self.spec, &self.submission)?;
+        let lookups = self.read_lookups(definition.id, objects).await?;
+        let start = Cut { lookups: lookups.as_ref().map(|version| version.id), ..first_cut(splits) };
+        Ok(Fate::New(Box::new(Prepared { definition, start, lookups, warnings: self.warnings })))
+    }
+
+    /// In the place of the file of a job that there is.
+    async fn change(mut self, standing: &Standing, wishes: Wishes, objects: &Objects) -> Result<Changed, Rejection> {
+        let (from, id) = (standing.id, standing.definition.id);
+        let internal = |e: &dyn std::fmt::Display| Rejection::Internal(format!("the job of the control log: {e}"));
+        let before: Submission = serde_json::from_str(&standing.definition.submission).map_err(|e| internal(&e))?;
+        let old = without_secrets(&before, "job.toml").map_err(|e| internal(&e))?;
+        let new = without_secrets(&self.submission, &self.file_name).map_err(Rejection::Mistakes)?;
+        if without_environment(&before) == without_environment(&self.submission) {
+            self.submission = Submission { environment: self.submission.environment, ..before };
+            let definition = Box::new(definition(id, &self.spec_again()?, &self.submission)?);
+            let changes = "addresses or secrets only: all state is kept".to_owned();
+            return Ok(Changed { call: Call::Redefine { from, definition }, changes, warnings: self.warnings });
+        }
+        let comparison = pulso_job::compare(&old, &new);
+        if comparison.drops() && !wishes.allow_state_drop {
+            return Err(Rejection::InTheWay(format!(
+                "job {} ({id}) would lose state with this file:\n{comparison}\n`healthctl submit --allow-state-drop` goes \
+                 on without it",
+                self.spec.name
+            )));
+        }
+        let kept = pulso_job::kept(&old, before.kept.as_ref(), &new, &comparison);
+        self.submission.kept = Some(kept.ok_or_else(|| internal(&"its file has changed too often"))?);
+        self.spec = self.spec_again()?;
+        self.ask_lookups().await?;
+        if standing.status.is_active() {
+            self.fits().await?;
+        }
+        let source = match comparison.drops_positions() {
+            true => Some(discovery::splits(&self.spec).await.map_err(Rejection::Input)?),
+            false => None,
+        };
+        let definition = definition(id, &self.spec, &self.submission)?;
+        let lookups = self.read_lookups(id, objects).await?;
+        let change = Box::new(Change { definition, source, time: comparison.time, lookups });
+        let (call, changes) = (Call::Change { from, change }, comparison.to_string());
+        Ok(Changed { call, changes, warnings: self.warnings })
+    }
+
+    /// A job that works is not given a file that it would fail with.
+    async fn fits(&mut self) -> Result<(), Rejection> {
+        let Fit { findings, untold } = fit::look(&self.spec).await;
+        self.warnings.extend(untold.into_iter().map(|reason| format!("not asked whether the tables fit: {reason}")));
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let (name, findings) = (&self.spec.name, findings.join("\n"));
+        Err(Rejection::InTheWay(format!(
+            "job {name} goes on with the file that it has, it would fail with this one:\n{findings}"
+        )))
+    }
+
+    fn spec_again(&self) -> Result<JobSpec, Rejection> {
+        pulso_job::check(&self.submission, &self.file_name).map(|(spec, _)| spec).map_err(Rejection::Mistakes)
+    }
+
+    async fn ask_lookups(&mut self) -> Result<(), Rejection> {
+        if !self.spec.lookups.is_empty() {
+            self.submission.lookups = lookups::types(&self.spec).await.map_err(Rejection::Input)?;
+            self.spec = self.spec_again()?;
+        }
+        Ok(())
+    }
+
+    async fn read_lookups(&self, job: JobId, objects: &Objects) -> Result<Option<LookupsVersion>, Rejection> {
+        if self.spec.lookups.is_empty() {
+            return Ok(None);
+        }
+        lookups::first(job, &self.spec, objects).await.map(Some).map_err(Rejection::Input)
+    }
+}
+
+/// Another job would start from the beginning, and fail on the tables, which are the ended one's.
+fn ended(standing: &Standing) -> String {
+    let name = &standing.definition.name;
+    let how = match &standing.status {
+        JobStatus::Running | JobStatus::Stopping => "runs",
+        JobStatus::Finished => "has ended (finished)",
+        JobStatus::Cancelled => "has ended (cancelled)",
+        JobStatus::Failed { .. } => "has ended (failed)",
+    };
+    format!(
+        "job {name} exists and {how}; `healthctl resume {name}` lets it go on where it ended, `healthctl submit --new` \
+         starts another one from the beginning, which needs tables of its own"
+    )
+}
+
+/// Equal for files that differ in the values of the environment alone.
+fn without_environment(submission: &Submission) -> u64 {
+    let Submission { toml, folder, .. } = submission.clone();
+    fingerprint(&Submission { toml, folder, ..Submission::default() })
 }
 
 /// The job of a file whose addresses and credentials play no part.
-pub(crate) fn without_secrets(toml: &str, file_name: &str) -> Result<JobSpec, Diagnostics> {
+pub(crate) fn without_secrets(of: &Submission, file_name: &str) -> Result<JobSpec, Diagnostics> {
     let submission = Submission {
-        toml: toml.to_owned(),
-        environment: pulso_job::stand_ins(toml),
+        toml: of.toml.clone(),
+        environment: pulso_job::stand_ins(&of.toml),
         folder: "/jobs".to_owned(),
+        kept: of.kept.clone(),
         ..Submission::default()
     };
     pulso_job::check(&submission, file_name).map(|(spec, _)| spec)
 }
 
-fn definition(spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, Rejection> {
+/// Half of the hash is plenty to tell a file from its next version.
+fn fingerprint(submission: &Submission) -> u64 {
+    (pulso_job::fingerprint(submission) >> 64) as u64
+}
+
+fn definition(id: JobId, spec: &JobSpec, submission: &Submission) -> Result<JobDefinition, Rejection> {
     let microseconds = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
     let internal = |e: &dyn std::error::Error| Rejection::Internal(e.to_string());
-    // Half of the hash is plenty to tell a file from its next version.
-    let fingerprint = (pulso_job::fingerprint(submission) >> 64) as u64;
     Ok(JobDefinition {
-        id: new_id(),
+        id,
         name: spec.name.clone(),
         submission: serde_json::to_string(submission).map_err(|e| internal(&e))?,
-        fingerprint,
+        fingerprint: fingerprint(submission),
         key_groups: spec.key_groups,
         stages: spec.stages(),
         targets: spec.targets.iter().map(|target| target.name.clone()).collect(),

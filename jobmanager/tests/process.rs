@@ -69,8 +69,7 @@ async fn a_wrong_file_is_answered_with_its_mistakes() {
 
     // A good file, but a source that is not there: port 1 refuses.
     let environment = support::environment("127.0.0.1:1");
-    let request =
-        v1::SubmitRequest { toml: TOML.to_owned(), environment, file_name: String::new(), folder: String::new() };
+    let request = v1::SubmitRequest { toml: TOML.to_owned(), environment, ..Default::default() };
     let refused = client.submit(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("127.0.0.1:1"), "{refused}");

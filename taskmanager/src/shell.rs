@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pulso_core::ids::{Instant, JobId, Stage, TargetId, TaskManagerId};
+use pulso_core::ids::{Epoch, Instant, JobId, Stage, TargetId, TaskManagerId};
 use pulso_core::message::{Deployment, Failure, Instruction, Report};
 use pulso_core::worker::{Command, Settings, Worker};
 use pulso_dataflow::batch::{Payload, TargetRows};
@@ -61,7 +61,8 @@ pub(crate) fn events() -> (Events, mpsc::Receiver<Event>) {
 
 /// What one job has running here.
 struct Runtime {
-    fingerprint: u64,
+    /// From which epoch on its definition holds, and the definition's fingerprint: no other one of the job has both.
+    definition: (Epoch, u64),
     spec: Arc<JobSpec>,
     storage: SnapshotStorage,
     state: StateTask,
@@ -217,11 +218,12 @@ impl Shell {
         }
     }
 
-    /// Makes what the job needs before the worker gives orders for it. The same job keeps what it has.
+    /// Makes what the job needs before the worker gives orders for it. The same definition keeps what it has.
     /// Only what every TaskManager would say of the job is fatal to it.
     fn prepare_runtime(&mut self, deployment: &Deployment) -> Result<(), Failure> {
         let definition = &deployment.definition;
-        if self.jobs.get(&deployment.job).is_some_and(|r| r.fingerprint == definition.fingerprint) {
+        let named = (deployment.since, definition.fingerprint);
+        if self.jobs.get(&deployment.job).is_some_and(|runtime| runtime.definition == named) {
             return Ok(());
         }
         let fatal = |reason: String| Failure::Fatal { reason };
@@ -231,6 +233,12 @@ impl Shell {
         let (spec, _warnings) =
             pulso_job::check(&submission, "job.toml").map_err(|mistakes| fatal(mistakes.render(false)))?;
         let spec = Arc::new(spec);
+        let targets = self.targets(deployment, &spec);
+        if let Some(runtime) = self.jobs.get_mut(&deployment.job).filter(|r| r.definition.0 == deployment.since) {
+            // Other addresses or secrets: what was computed stays what it is.
+            (runtime.definition, runtime.spec, runtime.targets) = (named, spec, targets);
+            return Ok(());
+        }
         let unreachable = || retry("the checkpoint storage cannot be reached from this TaskManager".into());
         let storage = self.storage.clone().ok_or_else(unreachable)?;
         // Its own: the task of an earlier attempt may be about to remove the one before.
@@ -249,26 +257,19 @@ impl Shell {
             StateTask::start(stages, &spec, parts).map_err(|e| retry(format!("starting the state task: {e}")))?;
         self.threads.retain(|thread| !thread.is_finished());
         self.threads.push(thread);
-        let targets = (0..definition.targets.len())
-            .filter_map(|index| u16::try_from(index).ok())
-            .map(|index| {
-                let target = TargetId(index);
-                (
-                    target,
-                    TargetTask::start(
-                        deployment.job,
-                        target,
-                        Arc::clone(&spec),
-                        self.events.clone(),
-                        self.figures.clone(),
-                    ),
-                )
-            })
-            .collect();
-        let fingerprint = definition.fingerprint;
-        let runtime = Runtime { fingerprint, spec, storage, state, targets, links: None, source: None };
+        let runtime = Runtime { definition: named, spec, storage, state, targets, links: None, source: None };
         self.jobs.insert(deployment.job, runtime);
         Ok(())
+    }
+
+    /// One task for each target; they connect to nothing yet.
+    fn targets(&self, deployment: &Deployment, spec: &Arc<JobSpec>) -> BTreeMap<TargetId, TargetTask> {
+        let task = |target: TargetId| {
+            let (events, figures) = (self.events.clone(), self.figures.clone());
+            (target, TargetTask::start(deployment.job, target, Arc::clone(spec), events, figures))
+        };
+        let count = u16::try_from(deployment.definition.targets.len()).unwrap_or(u16::MAX);
+        (0..count).map(TargetId).map(task).collect()
     }
 
     fn apply(&mut self, command: Command<Payload, TargetRows>) {

@@ -30,6 +30,8 @@ pub enum FoldError {
     AttemptOutOfOrder { job: JobId, newest: Attempt, found: Attempt },
     #[error("job {job}: the log holds no checkpoint {checkpoint}, or not the cut of its epoch")]
     UnknownCheckpoint { job: JobId, checkpoint: CheckpointId },
+    #[error("job {job}: its definition changes, and nobody asked for that, or not all before it is in a checkpoint")]
+    ChangeTooEarly { job: JobId },
 }
 
 impl LogState {
@@ -66,14 +68,7 @@ impl LogState {
                     }
                 }
             }
-            Record::FilesFound { job, files, gone, complete } => {
-                let state = &mut self.job(*job)?.files;
-                files.iter().for_each(|placed| state.add(placed));
-                for hash in gone {
-                    state.read.remove(hash);
-                }
-                state.complete |= complete;
-            }
+            Record::FilesFound { job, files, gone, complete } => self.job(*job)?.files.found(files, gone, *complete),
             Record::FilesRetired { job, files } => {
                 let state = &mut self.job(*job)?.files;
                 files.iter().for_each(|(split, number, stays)| state.retire(*split, *number, *stays));
@@ -87,6 +82,13 @@ impl LogState {
                 state.checkpoints.retain(|c| !checkpoints.contains(&c.manifest.checkpoint));
                 state.prune();
             }
+            Record::Changing { job, change } => {
+                let state = self.job(*job)?;
+                state.change = Some(change.clone());
+                state.stopping_after = state.newest_cut().epoch;
+            }
+            Record::Redefined { definition } => self.job(definition.id)?.definition = *definition.clone(),
+            Record::Changed { job } => self.job(*job)?.changed(*job)?,
             Record::Stopping { job } => {
                 let state = self.job(*job)?;
                 if state.status == JobStatus::Running {
@@ -95,7 +97,11 @@ impl LogState {
                 }
             }
             Record::Finished { job } => self.job(*job)?.status = JobStatus::Finished,
-            Record::Cancelled { job } => self.job(*job)?.status = JobStatus::Cancelled,
+            Record::Cancelled { job } => {
+                let state = self.job(*job)?;
+                state.status = JobStatus::Cancelled;
+                state.change = None;
+            }
             Record::Failed { job, reason } => self.job(*job)?.status = JobStatus::Failed { reason: reason.clone() },
             Record::Resumed { job } => self.job(*job)?.status = JobStatus::Running,
         }
@@ -122,6 +128,10 @@ impl LogState {
         }
         let job = JobState {
             definition: definition.clone(),
+            since: start.epoch,
+            past: Vec::new(),
+            change: None,
+            unused_marks: BTreeMap::new(),
             status: JobStatus::Running,
             attempt: Attempt::default(),
             plan: None,
@@ -220,7 +230,7 @@ impl JobState {
     }
 
     /// Drops the cuts that no retained checkpoint needs, and those that only long gone pinned ones would need.
-    fn prune(&mut self) {
+    pub(super) fn prune(&mut self) {
         let epochs = self.checkpoints.iter().map(|c| c.manifest.epoch);
         let Some(oldest) = epochs.clone().min() else { return };
         let newest = epochs.max().unwrap_or(oldest);
@@ -231,6 +241,7 @@ impl JobState {
         let kept = self.checkpoints.iter().map(|c| c.manifest.epoch).filter(|epoch| *epoch >= bound).min();
         let first = kept.map_or(needed, |epoch| epoch.min(needed));
         self.cuts = self.cuts.split_off(&first);
+        self.forget_past();
         if let Some((_, oldest)) = self.cuts.first_key_value() {
             self.joined.retain(|split, _| !oldest.splits.contains_key(split));
         }

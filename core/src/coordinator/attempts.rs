@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::epochs::Epochs;
 use super::job::{Context, Deployed, Job, Phase, Preparing, Running};
 use super::journal::{AttemptLogged, Durable, PlanLogged, Then};
-use super::recovery::{Decision, Facts, Origin, Recovery, decide};
+use super::recovery::{Decision, Facts, Origin, Prepared, Recovery, decide};
 use super::view::AttemptView;
 use super::{Epoch, SplitId, TaskManagerId};
-use crate::control_log::JobState;
+use crate::control_log::{Era, JobState};
 use crate::cut::Cut;
 use crate::files::{FileNumber, FileQueue, PlacedFile};
 use crate::ids::{Attempt, KeyGroupId, TargetId};
 use crate::ledger::Mark;
 use crate::message::{Copy, Counters, Deployment, Failure, Instruction, Verdict};
+use crate::mistake::Mistake;
 use crate::placement::{self, Plan};
 use crate::record::Record;
 
@@ -69,7 +70,7 @@ impl Job {
         // What it may still hold of this job is of no use any more.
         let release = Instruction::Release { job: self.id, attempt };
         match &mut self.phase {
-            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Ending(_) | Phase::Resuming => {}
+            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Changing | Phase::Ending(_) | Phase::Resuming => {}
             Phase::Preparing(preparing) => {
                 preparing.asked.insert(member);
                 let prepare = Instruction::Prepare { job: self.id, attempt: preparing.logged.attempt };
@@ -94,7 +95,12 @@ impl Job {
             Phase::Planning { members, .. } => members.contains(&member),
             Phase::Deploying(deployed) => deployed.plan.members.contains_key(&member),
             Phase::Running(running) => running.deployed.plan.members.contains_key(&member),
-            Phase::Waiting(_) | Phase::Logging { .. } | Phase::Ending(_) | Phase::Ended | Phase::Resuming => false,
+            Phase::Waiting(_)
+            | Phase::Logging { .. }
+            | Phase::Changing
+            | Phase::Ending(_)
+            | Phase::Ended
+            | Phase::Resuming => false,
         };
         if part {
             self.wait(cx, format!("TaskManager {member} was lost"), cx.now.instant);
@@ -128,23 +134,10 @@ impl Job {
             self.wait(cx, "no TaskManager was left to prepare", cx.now.instant);
             return;
         }
-        let state = cx.journal.job(self.id);
-        let plan = plan(state, &members);
-        let facts = Facts {
-            plan: &plan,
-            before: state.plan.as_ref().map(|(_, plan, _)| plan),
-            stages: state.definition.stages,
-            cuts: &state.cuts,
-            checkpoints: &state.checkpoints,
-            bad: &self.bad,
-            readings: &self.readings,
-            copies: &preparing.prepared,
-            mistake: cx.settings.mistake,
-        };
         let attempt = preparing.logged.attempt;
-        match decide(&facts) {
-            Decision::Lost { reason } => self.fail(cx, reason),
-            Decision::Resume(recovery) => {
+        match self.recovery(cx, &members, &preparing.prepared) {
+            Err(reason) => self.fail(cx, reason),
+            Ok((plan, recovery)) => {
                 let (job, resume) = (self.id, recovery.resume.clone());
                 let record = Record::Plan { job, attempt, plan: plan.clone(), resume };
                 let logged = PlanLogged { attempt, plan, recovery };
@@ -154,20 +147,64 @@ impl Job {
         }
     }
 
+    /// Under the definition in force; under an older one only where a target went back behind the change, and only while
+    /// the checkpoint is there by which the job comes forward again.
+    fn recovery(
+        &self,
+        cx: &Context,
+        members: &BTreeMap<TaskManagerId, String>,
+        copies: &Prepared,
+    ) -> Result<(Plan, Recovery), String> {
+        let state = cx.journal.job(self.id);
+        let mut lost = String::new();
+        for era in state.eras() {
+            let plan = plan(state, &era, members);
+            let facts = Facts {
+                plan: &plan,
+                before: state.plan.as_ref().map(|(_, plan, _)| plan),
+                era,
+                cuts: &state.cuts,
+                checkpoints: &state.checkpoints,
+                bad: &self.bad,
+                readings: &self.readings,
+                copies,
+                mistake: cx.settings.mistake,
+            };
+            match decide(&facts) {
+                Decision::Resume(recovery) => return Ok((plan, recovery)),
+                Decision::Lost { reason } if lost.is_empty() => lost = reason,
+                Decision::Lost { .. } => {}
+            }
+            let first = state.checkpoints.iter().map(|c| &c.manifest).find(|manifest| manifest.epoch == era.since);
+            let comes_back = first.is_some_and(|manifest| !self.bad.contains(&manifest.checkpoint));
+            if self.readings.is_empty() || !comes_back {
+                break;
+            }
+        }
+        Err(lost)
+    }
+
     pub(super) fn plan_logged(&mut self, cx: &mut Context, logged: Durable<Box<PlanLogged>>) {
         if !matches!(self.phase, Phase::Planning { attempt, .. } if attempt == logged.attempt) {
             return;
         }
         self.deploy(cx, &logged);
+        let until = self.era(cx).until;
         let PlanLogged { attempt, plan, recovery } = *logged.into_inner();
         let epochs = Epochs::new(&plan, &recovery.resume, cx.journal.job(self.id), cx.now.instant);
-        let deployed = Deployed { attempt, plan, recovery, epochs, ready: BTreeSet::new() };
+        let deployed = Deployed { attempt, plan, recovery, until, epochs, ready: BTreeSet::new() };
         self.phase = Phase::Deploying(Box::new(deployed));
+    }
+
+    /// What the plan that was just logged is of.
+    fn era<'c>(&self, cx: &'c Context) -> Era<'c> {
+        let state = cx.journal.job(self.id);
+        if cx.settings.mistake == Mistake::OneDefinition { state.era() } else { state.planned_era() }
     }
 
     /// To all members of the plan their part; to everybody else: whatever you hold is not needed.
     fn deploy(&self, cx: &mut Context, logged: &Durable<Box<PlanLogged>>) {
-        let state = cx.journal.job(self.id);
+        let (state, era) = (cx.journal.job(self.id), self.era(cx));
         let newest = state.newest_cut().epoch;
         let committed = logged.recovery.resume.values().min().copied().unwrap_or(newest);
         let start = state.cuts.get(&committed).unwrap_or_else(|| state.newest_cut()).clone();
@@ -176,7 +213,9 @@ impl Job {
         let common = Deployment {
             job: self.id,
             attempt: logged.attempt,
-            definition: state.definition.clone(),
+            definition: era.definition.clone(),
+            since: era.since,
+            until: era.until,
             plan: logged.plan.clone(),
             resume: logged.recovery.resume.clone(),
             restore: BTreeMap::new(),
@@ -220,8 +259,7 @@ impl Job {
 
     /// What a takeover found. Readings that come while the next attempt is already due are kept for it too.
     pub(super) fn taken_over(&mut self, cx: &mut Context, target: TargetId, verdict: Verdict) {
-        let name = cx.journal.job(self.id).definition.targets.get(usize::from(target.0)).cloned();
-        let name = name.unwrap_or_else(|| target.to_string());
+        let name = name_of(cx.journal.job(self.id), target);
         match verdict {
             Verdict::Consistent => {}
             Verdict::Behind { readings } => {
@@ -234,7 +272,7 @@ impl Job {
                     self.fail(cx, reason);
                     return;
                 }
-                self.went_back(cx, target, readings, &name);
+                self.went_back(cx, readings, &name);
             }
             Verdict::Ahead { key_group, found } => {
                 let reason = format!(
@@ -247,9 +285,9 @@ impl Job {
         }
     }
 
-    fn went_back(&mut self, cx: &Context, target: TargetId, readings: BTreeMap<KeyGroupId, Mark>, name: &str) {
+    fn went_back(&mut self, cx: &Context, readings: BTreeMap<KeyGroupId, Mark>, name: &str) {
         for (key_group, mark) in readings {
-            let least = self.readings.entry((target, key_group)).or_insert(mark);
+            let least = self.readings.entry((name.to_owned(), key_group)).or_insert(mark);
             *least = mark.min(*least);
         }
         if self.phase.deployed().is_some() {
@@ -269,9 +307,8 @@ impl Job {
                 }
             }
             Failure::WentBack { target, readings } => {
-                let targets = &cx.journal.job(self.id).definition.targets;
-                let name = targets.get(usize::from(target.0)).cloned().unwrap_or_else(|| target.to_string());
-                self.went_back(cx, target, readings, &name);
+                let name = name_of(cx.journal.job(self.id), target);
+                self.went_back(cx, readings, &name);
             }
             Failure::BadSnapshot { key_group, epoch, reason } => {
                 let checkpoints = &cx.journal.job(self.id).checkpoints;
@@ -306,9 +343,18 @@ fn files_of(state: &JobState, plan: &Plan, member: TaskManagerId, start: &Cut) -
     own.flat_map(of_queue).collect()
 }
 
+/// The name of a target of the newest attempt.
+fn name_of(state: &JobState, target: TargetId) -> String {
+    let targets = &state.planned_era().definition.targets;
+    targets.get(usize::from(target.0)).cloned().unwrap_or_else(|| target.to_string())
+}
+
 /// The plan for these members, as close to the last one as the bound allows.
-pub(super) fn plan(state: &JobState, members: &BTreeMap<TaskManagerId, String>) -> Plan {
-    let splits: BTreeSet<SplitId> = state.newest_cut().splits.keys().chain(state.joined.keys()).copied().collect();
-    let key_groups = vec![state.definition.key_groups; usize::from(state.definition.stages)];
+pub(super) fn plan(state: &JobState, era: &Era<'_>, members: &BTreeMap<TaskManagerId, String>) -> Plan {
+    let last = era.until.and_then(|until| state.cuts.get(&until));
+    let joined = state.joined.keys().filter(|_| last.is_none());
+    let splits: BTreeSet<SplitId> =
+        last.unwrap_or_else(|| state.newest_cut()).splits.keys().chain(joined).copied().collect();
+    let key_groups = vec![era.definition.key_groups; usize::from(era.definition.stages)];
     placement::plan(members, splits, &key_groups, state.plan.as_ref().map(|(_, plan, _)| plan))
 }

@@ -1,7 +1,9 @@
 //! What people ask for: submit, savepoint, stop, cancel, resume. All may be asked twice.
 
+use super::changes::delete;
+use super::checkpoints::Schedule;
 use super::job::{Context, Job, Outcome, Phase, Waiting};
-use super::journal::Then;
+use super::journal::{Durable, Then};
 use super::{Answer, Call, Command, Coordinator, JobDefinition, JobId, NewJob, Refusal, RequestId};
 use crate::control_log::JobStatus;
 use crate::lookups::object;
@@ -19,6 +21,8 @@ impl Coordinator {
     pub(super) fn called(&mut self, request: RequestId, call: Call) {
         let job = match call {
             Call::Submit(new) => return self.submit(request, *new),
+            Call::Change { from, change } => return self.change(request, from, *change),
+            Call::Redefine { from, definition } => return self.redefine(request, from, *definition),
             Call::Savepoint { job } | Call::Stop { job } | Call::Cancel { job } | Call::Resume { job } => job,
         };
         if let Call::Resume { .. } = call
@@ -31,7 +35,7 @@ impl Coordinator {
             return cx.reply(request, Answer::Refused(Refusal::NoSuchJob));
         };
         match call {
-            Call::Submit(_) => {}
+            Call::Submit(_) | Call::Change { .. } | Call::Redefine { .. } => {}
             Call::Savepoint { .. } => state.savepoint(cx, request),
             Call::Stop { .. } => state.stop(cx, request),
             Call::Cancel { .. } => state.cancel(cx, request),
@@ -70,6 +74,10 @@ impl Coordinator {
         let goes_on = |status: &JobStatus| matches!(status, JobStatus::Failed { .. } | JobStatus::Finished);
         let before = jobs.keys().filter(named).map(|id| &jobs[id].status).find(|status| goes_on(status));
         match (in_the_way, before) {
+            (Some(job), _) if jobs[&job].change.is_some() => {
+                let reason = format!("job {job} is about to go on with another file; try again when it does");
+                self.context.refuse(request, reason);
+            }
             (Some(job), _) if jobs[&job].definition.fingerprint == definition.fingerprint => {
                 self.context.reply(request, Answer::Submitted { job, known: true });
             }
@@ -111,7 +119,7 @@ impl Coordinator {
     }
 
     /// Another job with work to do under the same name.
-    fn namesake(&self, job: JobId) -> Option<JobId> {
+    pub(super) fn namesake(&self, job: JobId) -> Option<JobId> {
         let jobs = &self.context.journal.state().jobs;
         let name = &jobs.get(&job)?.definition.name;
         let coming = self.submitting.values().map(|submitting| &submitting.definition);
@@ -155,7 +163,7 @@ impl Job {
         match (&self.phase, &cx.journal.job(self.id).status) {
             (Phase::Ended, JobStatus::Cancelled) => cx.reply(request, Answer::Cancelled),
             // Answered, or acted on, when the record that is on its way has arrived.
-            (Phase::Ending(_) | Phase::Resuming, _) => self.calls.cancels.push(request),
+            (Phase::Changing | Phase::Ending(_) | Phase::Resuming, _) => self.calls.cancels.push(request),
             (_, _) => {
                 self.calls.cancels.push(request);
                 let record = Record::Cancelled { job: self.id };
@@ -169,11 +177,12 @@ impl Job {
             Phase::Ended => {
                 self.calls.resumes.push(request);
                 self.phase = Phase::Resuming;
-                cx.journal.append(self.id, vec![Record::Resumed { job: self.id }], Then::Resumed(()));
+                cx.journal.append(self.id, vec![Record::Resumed { job: self.id }], Then::Resumed(Vec::new()));
             }
             Phase::Resuming => self.calls.resumes.push(request),
             Phase::Ending(_) => cx.refuse(request, "the job is just ending; try again"),
-            Phase::Waiting(_)
+            Phase::Changing
+            | Phase::Waiting(_)
             | Phase::Logging { .. }
             | Phase::Preparing(_)
             | Phase::Planning { .. }
@@ -182,14 +191,22 @@ impl Job {
         }
     }
 
-    pub(super) fn resumed(&mut self, cx: &mut Context) {
+    pub(super) fn resumed(&mut self, cx: &mut Context, logged: Durable<Vec<String>>) {
+        delete(cx, logged.into_inner());
         for request in self.calls.resumes.split_off(0) {
             cx.reply(request, Answer::Resumed);
         }
+        self.answer_changes(cx);
+        self.begin_anew(cx, "resumed");
+    }
+
+    /// The next attempt, as after the job's submission.
+    pub(super) fn begin_anew(&mut self, cx: &mut Context, reason: &str) {
+        self.schedule = Schedule::new(cx.journal.job(self.id), cx.now.instant);
         self.bad.clear();
         self.readings.clear();
         self.failures = 0;
-        self.wait(cx, "resumed", cx.now.instant);
+        self.wait(cx, reason, cx.now.instant);
         self.pending_cancel(cx);
     }
 

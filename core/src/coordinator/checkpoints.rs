@@ -69,6 +69,9 @@ impl Job {
             }
             return;
         }
+        if running.deployed.until.is_some() {
+            return;
+        }
         let state = cx.journal.job(self.id);
         let committed = running.deployed.epochs.committed(state);
         if !self.calls.savepoints.is_empty()
@@ -199,17 +202,21 @@ impl Job {
         self.give_up_lookups(cx);
     }
 
-    /// The final epoch is committed everywhere and in a checkpoint: the job is finished.
-    pub(super) fn finish_stopping(&mut self, cx: &mut Context) {
-        let Phase::Running(running) = &self.phase else { return };
-        let state = cx.journal.job(self.id);
+    /// The final epoch is committed everywhere and in a checkpoint.
+    pub(super) fn has_drained(&self, state: &JobState) -> bool {
+        let Phase::Running(running) = &self.phase else { return false };
         let committed = running.deployed.epochs.committed(state);
-        if !is_final(state) || committed != state.newest_cut().epoch || running.open.is_some() {
+        let all = is_final(state) && state.is_checkpointed() && committed == state.newest_cut().epoch;
+        all && running.open.is_none()
+    }
+
+    /// The job has drained: it is finished.
+    pub(super) fn finish_stopping(&mut self, cx: &mut Context) {
+        let state = cx.journal.job(self.id);
+        if !self.has_drained(state) {
             return;
         }
-        let Some(newest) = state.checkpoints.last().map(|c| &c.manifest).filter(|m| m.epoch == committed) else {
-            return;
-        };
+        let Some(newest) = state.checkpoints.last().map(|c| &c.manifest) else { return };
         let (job, checkpoint, epoch) = (self.id, newest.checkpoint, newest.epoch);
         // Nobody goes back from the end of a finite input, and its files wait for the checkpoints before it.
         if state.files.complete && state.checkpoints.iter().filter(|c| !c.pinned).count() > 1 {
@@ -230,7 +237,7 @@ fn can_take(running: &Running, state: &JobState, committed: Epoch) -> bool {
 }
 
 /// Objects that only these checkpoints name.
-fn unneeded(state: &JobState, checkpoints: &[CheckpointId]) -> Vec<String> {
+pub(super) fn unneeded(state: &JobState, checkpoints: &[CheckpointId]) -> Vec<String> {
     let (given_up, kept): (Vec<_>, Vec<_>) =
         state.checkpoints.iter().map(|c| &c.manifest).partition(|m| checkpoints.contains(&m.checkpoint));
     let objects = |manifests: &[&Manifest]| -> BTreeSet<String> {

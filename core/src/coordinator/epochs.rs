@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cutting::{Cutting, WentBackwards};
 use super::{Epoch, Instant, Now, Settings, SplitId, TaskManagerId, WallTime};
-use crate::control_log::{JobState, JobStatus};
+use crate::control_log::JobState;
 use crate::cut::Cut;
 use crate::ids::KeyGroupId;
 use crate::message::{Counters, Opening, SplitReport, source_task_managers};
@@ -163,7 +163,7 @@ impl Epochs {
             let blocked = now.instant.since(since);
             self.active.values_mut().for_each(|at| *at = at.plus(blocked));
         }
-        let last = state.status == JobStatus::Stopping;
+        let last = state.is_draining();
         if last && is_final(state) {
             return None;
         }
@@ -229,10 +229,10 @@ impl Epochs {
     }
 }
 
-/// The job was told to stop, and the cut that ends it is sealed.
+/// The job was told to stop or to change, and the cut that ends it is sealed.
 pub(super) fn is_final(state: &JobState) -> bool {
     let newest = state.newest_cut();
-    state.status == JobStatus::Stopping && newest.last && newest.epoch > state.stopping_after
+    state.is_draining() && newest.last && newest.epoch > state.stopping_after
 }
 
 /// An epoch without input must follow, so that windows close. Where the cut before is pruned one too many follows.

@@ -30,13 +30,21 @@ pub(super) struct Files {
     ending: bool,
 }
 
+impl Files {
+    /// Something of a record that is not durable yet, or not written.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.finding || self.retiring
+    }
+}
+
 impl Coordinator {
     /// A look into the folder. What comes while the last one is not durable yet is found again by the next.
-    pub(super) fn files_found(&mut self, id: JobId, found: &[FoundFile], gone: &[u64], complete: bool) {
+    pub(super) fn files_found(&mut self, id: JobId, of: u64, found: &[FoundFile], gone: &[u64], complete: bool) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let over = matches!(job.phase, Phase::Ending(_) | Phase::Ended | Phase::Resuming);
+        let over = matches!(job.phase, Phase::Changing | Phase::Ending(_) | Phase::Ended | Phase::Resuming);
         let state = self.context.journal.job(id);
-        if over || job.files.finding || state.status != JobStatus::Running || state.files.complete {
+        let looks = state.definition.fingerprint == of && state.status == JobStatus::Running && state.change.is_none();
+        if over || job.files.finding || !looks || state.files.complete {
             return;
         }
         let files = state.files.place(found, state.newest_cut());

@@ -67,6 +67,8 @@ pub(super) struct Job {
     pub(super) schedule: Schedule,
     /// A `Collect` is on its way.
     pub(super) collecting: bool,
+    /// A `Changing` is on its way.
+    pub(super) asking: bool,
     pub(super) files: Files,
 }
 
@@ -77,6 +79,7 @@ pub(super) struct Calls {
     pub(super) stops: Vec<RequestId>,
     pub(super) cancels: Vec<RequestId>,
     pub(super) resumes: Vec<RequestId>,
+    pub(super) changes: Vec<RequestId>,
 }
 
 #[derive(Debug)]
@@ -94,6 +97,8 @@ pub(super) enum Phase {
     },
     Deploying(Box<Deployed>),
     Running(Box<Running>),
+    /// The record that another definition is in force is on its way.
+    Changing,
     /// The record of the job's end is on its way.
     Ending(Outcome),
     Ended,
@@ -124,6 +129,8 @@ pub(super) struct Deployed {
     pub(super) attempt: Attempt,
     pub(super) plan: Plan,
     pub(super) recovery: Recovery,
+    /// The attempt is under a definition that was in force up to here.
+    pub(super) until: Option<Epoch>,
     pub(super) epochs: Epochs,
     pub(super) ready: BTreeSet<TaskManagerId>,
 }
@@ -163,6 +170,7 @@ impl Phase {
             | Self::Logging { .. }
             | Self::Preparing(_)
             | Self::Planning { .. }
+            | Self::Changing
             | Self::Ending(_)
             | Self::Ended
             | Self::Resuming => None,
@@ -177,6 +185,7 @@ impl Phase {
             | Self::Logging { .. }
             | Self::Preparing(_)
             | Self::Planning { .. }
+            | Self::Changing
             | Self::Ending(_)
             | Self::Ended
             | Self::Resuming => None,
@@ -189,7 +198,7 @@ impl Phase {
             Self::Preparing(_) | Self::Planning { .. } => PhaseView::Preparing,
             Self::Deploying(_) => PhaseView::Deploying,
             Self::Running(_) => PhaseView::Running,
-            Self::Ending(_) | Self::Resuming => PhaseView::Changing,
+            Self::Changing | Self::Ending(_) | Self::Resuming => PhaseView::Changing,
             Self::Ended => PhaseView::Ended,
         }
     }
@@ -211,6 +220,7 @@ impl Job {
             calls: Calls::default(),
             schedule: Schedule::new(state, now),
             collecting: false,
+            asking: false,
             files: Files::default(),
         }
     }
@@ -235,6 +245,7 @@ impl Job {
             | Phase::Preparing(_)
             | Phase::Planning { .. }
             | Phase::Deploying(_)
+            | Phase::Changing
             | Phase::Ending(_)
             | Phase::Resuming => false,
         }

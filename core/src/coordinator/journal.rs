@@ -85,6 +85,7 @@ macro_rules! continuations {
     };
 }
 
+// Texts are objects to delete.
 continuations! {
     Submitted(()),
     Attempt(AttemptLogged),
@@ -98,9 +99,12 @@ continuations! {
     Checkpoint(CheckpointLogged),
     Pin(PinLogged),
     Collect(CollectLogged),
+    Changing(Vec<String>),
+    Changed(Vec<String>),
+    Redefined(()),
     Stopping(()),
     Ended(()),
-    Resumed(()),
+    Resumed(Vec<String>),
 }
 
 #[derive(Debug)]

@@ -9,8 +9,11 @@ use crate::record::Record;
 
 impl Coordinator {
     /// The next epoch that is opened names it, whether there is input or not.
-    pub(super) fn lookups_read(&mut self, id: JobId, version: LookupsVersion) {
-        let known = self.jobs.get(&id).filter(|job| !matches!(job.phase, Phase::Ending(_) | Phase::Ended));
+    pub(super) fn lookups_read(&mut self, id: JobId, of: u64, version: LookupsVersion) {
+        let over =
+            |job: &&Job| matches!(job.phase, Phase::Changing | Phase::Ending(_) | Phase::Ended | Phase::Resuming);
+        let known = self.jobs.get(&id).filter(|job| !over(job));
+        let known = known.filter(|_| self.context.journal.job(id).definition.fingerprint == of);
         let newest = known.and_then(|_| self.context.journal.job(id).lookups.newest.as_ref());
         if newest.is_none_or(|newest| newest.hash == version.hash) {
             let objects = vec![object(id, version.id)];

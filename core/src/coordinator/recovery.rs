@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckpointId, Epoch, TaskManagerId};
-use crate::control_log::RetainedCheckpoint;
+use crate::control_log::{Era, RetainedCheckpoint};
 use crate::cut::Cut;
 use crate::ids::{KeyGroupId, TargetId};
 use crate::ledger::Mark;
@@ -11,8 +11,8 @@ use crate::message::{Copy, Restore, Snapshot};
 use crate::mistake::Mistake;
 use crate::placement::Plan;
 
-/// What takeovers found below the state's own *p*, until an attempt has taken over everything.
-pub(super) type Readings = BTreeMap<(TargetId, KeyGroupId), Mark>;
+/// What takeovers found below the state's own *p*, by target, until an attempt has taken over everything.
+pub(super) type Readings = BTreeMap<(String, KeyGroupId), Mark>;
 
 /// Copies that TaskManagers reported in `Prepared`.
 pub(super) type Prepared = BTreeMap<TaskManagerId, BTreeMap<KeyGroupId, Copy>>;
@@ -22,7 +22,8 @@ pub(super) struct Facts<'a> {
     pub(super) plan: &'a Plan,
     /// The plan that was logged before it.
     pub(super) before: Option<&'a Plan>,
-    pub(super) stages: u8,
+    /// The one definition of the attempt.
+    pub(super) era: Era<'a>,
     pub(super) cuts: &'a BTreeMap<Epoch, Cut>,
     /// Oldest first.
     pub(super) checkpoints: &'a [RetainedCheckpoint],
@@ -98,7 +99,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         let resume = origins.iter().map(|(key_group, origin)| (*key_group, facts.resume(*key_group, origin))).collect();
         Decision::Resume(Recovery { resume, origins })
     };
-    if facts.stages <= 1 {
+    if facts.era.definition.stages <= 1 {
         return alone(origins);
     }
     // A stage feeds the next one, so all must begin with the same epoch.
@@ -166,12 +167,13 @@ impl Facts<'_> {
         Some(Origin::Restored(manifest.checkpoint, snapshot.clone())).filter(|origin| self.fits(origin, key_group))
     }
 
-    /// The replay can start there, and the targets are not behind it.
+    /// It is state of this definition, the replay can start there, and the targets are not behind it.
     fn fits(&self, origin: &Origin, key_group: KeyGroupId) -> bool {
-        let behind = |((target, of), reading): (&(TargetId, KeyGroupId), &Mark)| {
-            *of == key_group && origin.mark(*target).epoch > reading.epoch
+        let mark = |target: &str| self.era.target(target).map_or(Mark::NOTHING, |target| origin.mark(target));
+        let behind = |((target, of), reading): (&(String, KeyGroupId), &Mark)| {
+            *of == key_group && mark(target).epoch > reading.epoch
         };
-        self.cuts.contains_key(&origin.epoch()) && !self.readings.iter().any(behind)
+        self.era.has(origin.epoch()) && self.cuts.contains_key(&origin.epoch()) && !self.readings.iter().any(behind)
     }
 
     fn lost(&self, key_group: KeyGroupId) -> Decision {

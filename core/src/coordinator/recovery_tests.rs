@@ -5,12 +5,16 @@ use uuid::Uuid;
 
 use super::*;
 use crate::cut::{CutHash, SplitCut};
-use crate::ids::{EventTime, KeyGroup, Position, SplitId, Stage, WallTime};
+use crate::ids::{EventTime, JobId, KeyGroup, Position, SplitId, Stage, WallTime};
 use crate::message::Counters;
 use crate::mistake::Mistake;
-use crate::record::Manifest;
+use crate::record::{JobDefinition, Manifest};
 
 const TARGET: TargetId = TargetId(0);
+
+fn at(group: u16) -> (String, KeyGroupId) {
+    ("warehouse".to_owned(), id(group))
+}
 
 fn id(group: u16) -> KeyGroupId {
     KeyGroupId { stage: Stage(0), group: KeyGroup(group) }
@@ -69,6 +73,9 @@ struct Case {
     before: Plan,
     plan: Plan,
     stages: u8,
+    /// Of the definition.
+    since: u64,
+    until: Option<u64>,
     cuts: BTreeMap<Epoch, Cut>,
     checkpoints: Vec<RetainedCheckpoint>,
     bad: BTreeSet<CheckpointId>,
@@ -82,6 +89,8 @@ impl Default for Case {
             before: plan(&[1, 2]),
             plan: plan(&[1, 2]),
             stages: 1,
+            since: 0,
+            until: None,
             cuts: cuts(10, 30),
             checkpoints: vec![checkpoint(1, 10), checkpoint(2, 20)],
             bad: BTreeSet::new(),
@@ -93,10 +102,22 @@ impl Default for Case {
 
 impl Case {
     fn decide(&self) -> Decision {
+        let definition = JobDefinition {
+            id: JobId(Uuid::from_u128(7)),
+            name: "vitals".into(),
+            submission: String::new(),
+            fingerprint: 1,
+            key_groups: 2,
+            stages: self.stages,
+            targets: vec!["warehouse".into()],
+            delay: 0,
+            idle_after: 0,
+            has_windows: false,
+        };
         decide(&Facts {
             plan: &self.plan,
             before: Some(&self.before),
-            stages: self.stages,
+            era: Era { definition: &definition, since: Epoch(self.since), until: self.until.map(Epoch) },
             cuts: &self.cuts,
             checkpoints: &self.checkpoints,
             bad: &self.bad,
@@ -155,11 +176,11 @@ fn a_bad_checkpoint_means_the_one_before_and_then_nothing() {
 
 #[test]
 fn a_database_that_went_back_takes_copies_and_checkpoints_along() {
-    let readings = [((TARGET, id(0)), mark(15)), ((TARGET, id(1)), mark(19))].into();
+    let readings = [(at(0), mark(15)), (at(1), mark(19))].into();
     Case { readings, ..Case::default() }.resumes([(10, "1"), (20, "2")]);
-    let readings = [((TARGET, id(0)), mark(25))].into();
+    let readings = [(at(0), mark(25))].into();
     Case { readings, ..Case::default() }.resumes([(25, "k"), (27, "k")]);
-    let readings = [((TARGET, id(1)), mark(8))].into();
+    let readings = [(at(1), mark(8))].into();
     assert!(
         matches!(Case { readings, ..Case::default() }.decide(), Decision::Lost { reason } if reason.contains("0/1"))
     );
@@ -169,7 +190,7 @@ fn a_database_that_went_back_takes_copies_and_checkpoints_along() {
 fn without_a_checkpoint_a_job_begins_with_its_first_cut_while_that_is_there() {
     let begin = || Case { checkpoints: vec![], copies: copies(&[(1, 0, 3)]), cuts: cuts(0, 5), ..Case::default() };
     begin().resumes([(3, "k"), (0, "f")]);
-    let readings = [((TARGET, id(0)), Mark::NOTHING)].into();
+    let readings = [(at(0), Mark::NOTHING)].into();
     Case { readings, ..begin() }.resumes([(0, "f"), (0, "f")]);
     assert!(matches!(Case { cuts: cuts(1, 5), ..begin() }.decide(), Decision::Lost { .. }));
 }
@@ -178,8 +199,34 @@ fn without_a_checkpoint_a_job_begins_with_its_first_cut_while_that_is_there() {
 fn stages_resume_together() {
     Case { stages: 2, ..Case::default() }.resumes([(25, "k"), (25, "k")]);
     Case { stages: 2, copies: copies(&[(1, 0, 25)]), ..Case::default() }.resumes([(20, "2"), (20, "2")]);
-    let readings = [((TARGET, id(0)), mark(15))].into();
+    let readings = [(at(0), mark(15))].into();
     Case { stages: 2, readings, ..Case::default() }.resumes([(10, "1"), (10, "1")]);
+}
+
+#[test]
+fn nothing_of_another_definition_counts() {
+    let since = || Case { since: 20, ..Case::default() };
+    since().resumes([(25, "k"), (27, "k")]);
+    Case { copies: Prepared::new(), ..since() }.resumes([(20, "2"), (20, "2")]);
+    Case { bad: [CheckpointId(2)].into(), copies: Prepared::new(), ..Case::default() }.resumes([(10, "1"), (10, "1")]);
+    assert!(matches!(
+        Case { bad: [CheckpointId(2)].into(), copies: Prepared::new(), ..since() }.decide(),
+        Decision::Lost { .. }
+    ));
+    let readings = || Readings::from([(at(0), mark(15)), (at(1), mark(15))]);
+    assert!(matches!(Case { readings: readings(), ..since() }.decide(), Decision::Lost { .. }));
+    // Under the one before, copies of what followed are none.
+    Case { readings: readings(), until: Some(19), ..Case::default() }.resumes([(10, "1"), (10, "1")]);
+    Case { until: Some(26), ..Case::default() }.resumes([(25, "k"), (20, "2")]);
+    // Nor is the beginning of the job that of its second definition.
+    let early = Case { checkpoints: vec![], copies: Prepared::new(), cuts: cuts(0, 5), ..Case::default() };
+    assert!(matches!(Case { since: 3, ..early }.decide(), Decision::Lost { .. }));
+}
+
+#[test]
+fn a_reading_is_of_the_target_of_that_name() {
+    let readings = Readings::from([(("another".to_owned(), id(0)), mark(1))]);
+    Case { readings, ..Case::default() }.resumes([(25, "k"), (27, "k")]);
 }
 
 proptest! {
@@ -197,7 +244,7 @@ proptest! {
             plan: plan(&owners),
             before: plan(&before),
             copies: copies(&held),
-            readings: low.iter().map(|(group, epoch)| ((TARGET, id(*group)), mark(*epoch))).collect(),
+            readings: low.iter().map(|(group, epoch)| (at(*group), mark(*epoch))).collect(),
             bad: bad.into_iter().map(CheckpointId).collect(),
             stages,
             cuts: cuts(first, 30),
@@ -208,7 +255,7 @@ proptest! {
             for (key_group, origin) in &recovery.origins {
                 let epoch = recovery.resume[key_group];
                 prop_assert!(case.cuts.contains_key(&epoch) && epoch <= origin.epoch());
-                if let Some(reading) = case.readings.get(&(TARGET, *key_group)) {
+                if let Some(reading) = case.readings.get(&at(key_group.group.0)) {
                     prop_assert!(origin.mark(TARGET).epoch <= reading.epoch);
                 }
                 match origin {

@@ -60,7 +60,7 @@ impl Job {
 
     /// Of the newest attempt, while the job is neither ended nor about to.
     fn is_newest(&self, cx: &Context, attempt: Attempt) -> bool {
-        let over = matches!(self.phase, Phase::Ending(_) | Phase::Ended | Phase::Resuming);
+        let over = matches!(self.phase, Phase::Changing | Phase::Ending(_) | Phase::Ended | Phase::Resuming);
         !over && cx.journal.job(self.id).attempt == attempt
     }
 
@@ -92,10 +92,12 @@ impl Job {
     pub(super) fn advance(&mut self, cx: &mut Context) {
         self.advance_waiting(cx);
         self.advance_preparing(cx);
+        self.leave_past(cx);
         self.open_epoch(cx);
         self.close_epoch(cx);
         self.end_of_files(cx);
         self.advance_checkpoint(cx);
+        self.change_over(cx);
         self.finish_stopping(cx);
         self.retire_files(cx);
         self.look_at_plan(cx);
@@ -104,6 +106,9 @@ impl Job {
 
     fn open_epoch(&mut self, cx: &mut Context) {
         let Phase::Running(running) = &mut self.phase else { return };
+        if running.deployed.until.is_some() {
+            return;
+        }
         let state = cx.journal.job(self.id);
         // A savepoint of a job that never had input needs an epoch to be of.
         let savepoint = !self.calls.savepoints.is_empty() && state.newest_cut().epoch == Epoch::ZERO;
@@ -157,7 +162,7 @@ impl Job {
         }
         let state = cx.journal.job(self.id);
         let now = &running.deployed.plan;
-        let wanted = plan(state, &cx.members.staying());
+        let wanted = plan(state, &state.planned_era(), &cx.members.staying());
         let reason = if wanted.members.is_empty() {
             "the last TaskManager leaves"
         } else if wanted.splits.len() != now.splits.len() {
@@ -198,6 +203,7 @@ impl Job {
             Phase::Logging { .. }
             | Phase::Preparing(_)
             | Phase::Planning { .. }
+            | Phase::Changing
             | Phase::Ending(_)
             | Phase::Resuming => false,
         }

@@ -21,6 +21,8 @@ pub struct JobView {
     pub id: JobId,
     pub name: String,
     pub status: JobStatus,
+    /// Another definition waits until everything before it is committed.
+    pub changing: bool,
     pub phase: PhaseView,
     /// What it waits for, or why it failed.
     pub reason: Option<String>,
@@ -55,7 +57,7 @@ pub enum PhaseView {
     /// Takeovers and restores.
     Deploying,
     Running,
-    /// The record of its end, or of its resumption, is on its way.
+    /// The record of its end, its resumption, or its other definition is on its way.
     Changing,
     Ended,
 }
@@ -148,6 +150,7 @@ fn view(job: &Job, state: &JobState, alone: bool, most: u64) -> JobView {
         id: job.id,
         name: state.definition.name.clone(),
         status: state.status.clone(),
+        changing: state.change.is_some(),
         phase: job.phase.view(),
         reason: reason(job, state, alone, most),
         attempt: state.attempt,
@@ -184,6 +187,12 @@ fn reason(job: &Job, state: &JobState, alone: bool, most: u64) -> Option<String>
             "no checkpoint was taken in the last {most} epochs: reading goes on after the next one, so that \
              a recovery stays possible"
         )),
+        (_, Phase::Running(running)) if running.deployed.until.is_some() => Some(
+            "a target went back behind a change of the job file: what it lacks is written under the file before".into(),
+        ),
+        (_, Phase::Running(_)) if state.change.is_some() => {
+            Some("goes on with another job file once everything before it is committed".into())
+        }
         _ => None,
     }
 }

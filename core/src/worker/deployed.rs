@@ -31,6 +31,8 @@ pub(super) struct Deployed<P, O> {
     unsealed: BTreeMap<Epoch, BTreeMap<Stage, Processed<O>>>,
     /// Cut hashes of sealed epochs after `recorded`.
     hashes: BTreeMap<Epoch, CutHash>,
+    /// Those of another definition, which no epoch of this attempt is: targets may have them.
+    beyond: BTreeMap<Epoch, CutHash>,
     /// Every epoch up to here is sealed and processed: its rows are committed or queued.
     recorded: Epoch,
     writers: BTreeMap<TargetId, Writer<O>>,
@@ -81,14 +83,16 @@ impl<P, O: Clone> Deployed<P, O> {
             out.push(Command::Restore { job, attempt, key_group: *id, restore: restore.clone() });
         }
         let stages: BTreeSet<Stage> = resume.keys().map(|id| id.stage).collect();
-        let start = deployment.start.epoch;
+        let (start, newest) = (deployment.start.epoch, deployment.sealed());
+        let beyond = |(epoch, _): &(Epoch, CutHash)| *epoch > newest;
         let mut deployed = Self {
             phase: Phase::Starting { restoring: resume.keys().copied().collect(), copies },
             is_first: deployment.is_first(),
             has_source: deployment.plan.splits.values().any(|owner| *owner == context.me),
             gathers: stages.into_iter().map(|stage| (stage, Gather::new(stage, &deployment.plan, start))).collect(),
             unsealed: BTreeMap::new(),
-            hashes: deployment.replay.iter().map(|cut| (cut.epoch, cut.hash())).collect(),
+            hashes: deployment.replayed().map(|cut| (cut.epoch, cut.hash())).collect(),
+            beyond: deployment.replay.iter().map(|cut| (cut.epoch, cut.hash())).filter(beyond).collect(),
             recorded: start,
             writers: BTreeMap::new(),
             everywhere: deployment.committed,
@@ -102,7 +106,7 @@ impl<P, O: Clone> Deployed<P, O> {
         if !deployed.resume.is_empty() {
             for target in targets {
                 let mut writer = Writer::new(target, deployed.marks_at_resume(target));
-                writer.set_last(deployment.replay.last().unwrap_or(&deployment.start).last);
+                writer.set_last(deployment.newest().last);
                 writer.take_over(deployed.is_first, context, out);
                 deployed.writers.insert(target, writer);
             }
@@ -214,9 +218,13 @@ impl<P, O: Clone> Deployed<P, O> {
             return Ok(());
         };
         if let Event::TakenOver { connection, rows, .. } = event {
-            let (resume, hashes) = (&self.resume, &self.hashes);
+            let (resume, hashes, beyond) = (&self.resume, &self.hashes, &self.beyond);
             let replayed = |id: KeyGroupId, epoch: Epoch| {
-                hashes.get(&epoch).copied().filter(|_| resume.get(&id).is_some_and(|resume| epoch > *resume))
+                hashes
+                    .get(&epoch)
+                    .or_else(|| beyond.get(&epoch))
+                    .copied()
+                    .filter(|_| resume.get(&id).is_some_and(|resume| epoch > *resume))
             };
             if let Some(verdict) = writer.taken_over(connection, &rows, replayed, context)? {
                 out.push(Command::Report(Report::TakenOver { job, attempt, target, verdict }));

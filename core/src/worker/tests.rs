@@ -77,6 +77,8 @@ fn deployment(attempt: u64, start: u64, sealed: u64, restore: [(KeyGroupId, Rest
     Deployment {
         job: JOB,
         attempt: Attempt(attempt),
+        since: Epoch::ZERO,
+        until: None,
         definition: JobDefinition {
             id: JOB,
             name: "vitals".into(),

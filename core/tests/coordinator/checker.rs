@@ -7,7 +7,7 @@ use pulso_core::coordinator::{Answer, Command};
 use pulso_core::files::PlacedFile;
 use pulso_core::ids::{Attempt, Epoch, JobId, SessionId, TaskManagerId};
 use pulso_core::lookups;
-use pulso_core::message::{Instruction, Restore};
+use pulso_core::message::{Deployment, Instruction, Restore};
 use pulso_core::record::Record;
 
 /// Follows one coordinator. `durable` is the fold over what was appended.
@@ -35,7 +35,7 @@ impl Checker {
                 let files = manifests.flat_map(|m| m.snapshots.values()).flat_map(|s| &s.files);
                 files.map(|f| f.object.clone()).collect()
             };
-            if let Record::Collect { job, .. } = &record {
+            if let Record::Collect { job, .. } | Record::Changed { job } = &record {
                 let before = objects(&self.durable, job);
                 self.durable.apply(&record).unwrap();
                 self.collected.extend(before.difference(&objects(&self.durable, job)).cloned());
@@ -111,37 +111,10 @@ impl Checker {
             Instruction::Prepare { job, attempt } => {
                 assert_eq!(self.attempts.get(job), Some(attempt), "Prepare before its Attempt is durable");
             }
-            Instruction::Deploy(deployment) => {
-                let (job, attempt) = (deployment.job, deployment.attempt);
-                let state = &self.durable.jobs[&job];
-                let logged = Some((attempt, deployment.plan.clone(), deployment.resume.clone()));
-                assert_eq!(state.plan, logged, "Deploy before its Plan is durable");
-                assert_eq!(deployment.sealed(), state.newest_cut().epoch, "replay does not reach the newest cut");
-                let least = deployment.resume.values().min().copied().unwrap();
-                assert_eq!(deployment.start.epoch, least);
-                let mut previous = deployment.start.clone();
-                for cut in &deployment.replay {
-                    assert_eq!((cut.epoch, cut.previous), (previous.epoch.next(), previous.hash()));
-                    previous = cut.clone();
-                }
-                let own: BTreeSet<_> = deployment.plan.key_groups_of(to).collect();
-                assert_eq!(deployment.restore.keys().copied().collect::<BTreeSet<_>>(), own);
-                for (key_group, restore) in &deployment.restore {
-                    let epoch = deployment.resume[key_group];
-                    match restore {
-                        Restore::Fresh => assert_eq!(epoch, Epoch::ZERO),
-                        Restore::Snapshot(snapshot) => assert_eq!(epoch, snapshot.epoch),
-                        Restore::Copy => self.saw("copy kept"),
-                    }
-                }
-                for split in deployment.plan.splits.keys() {
-                    let begins = deployment.start.splits.contains_key(split) || deployment.joined.contains_key(split);
-                    assert!(begins, "nobody says where split {split} begins");
-                }
-                self.known.insert((job, attempt), deployment.sealed());
-            }
+            Instruction::Deploy(deployment) => self.deployed(to, deployment),
             Instruction::OpenCut { job, attempt, opening } => {
                 let sealed = self.known[&(*job, *attempt)];
+                assert_eq!(self.durable.jobs[job].planned_era().until, None, "an epoch of a definition that is past");
                 assert_eq!(opening.epoch, sealed.next(), "OpenCut before the seal of the epoch before");
                 let newest = self.durable.jobs[job].newest_cut();
                 assert_eq!((newest.epoch, newest.watermark), (sealed, opening.watermark));
@@ -178,6 +151,41 @@ impl Checker {
         }
     }
 
+    fn deployed(&mut self, to: TaskManagerId, deployment: &Deployment) {
+        let (job, attempt) = (deployment.job, deployment.attempt);
+        let state = &self.durable.jobs[&job];
+        let logged = Some((attempt, deployment.plan.clone(), deployment.resume.clone()));
+        assert_eq!(state.plan, logged, "Deploy before its Plan is durable");
+        let era = state.planned_era();
+        assert_eq!((&deployment.definition, deployment.since), (era.definition, era.since));
+        let last = deployment.replay.last().unwrap_or(&deployment.start).epoch;
+        assert_eq!(last, state.newest_cut().epoch, "replay does not reach the newest cut");
+        assert_eq!(deployment.sealed(), era.until.unwrap_or(last));
+        assert!(deployment.resume.values().all(|epoch| era.has(*epoch)), "state of another definition");
+        let least = deployment.resume.values().min().copied().unwrap();
+        assert_eq!(deployment.start.epoch, least);
+        let mut previous = deployment.start.clone();
+        for cut in &deployment.replay {
+            assert_eq!((cut.epoch, cut.previous), (previous.epoch.next(), previous.hash()));
+            previous = cut.clone();
+        }
+        let own: BTreeSet<_> = deployment.plan.key_groups_of(to).collect();
+        assert_eq!(deployment.restore.keys().copied().collect::<BTreeSet<_>>(), own);
+        for (key_group, restore) in &deployment.restore {
+            let epoch = deployment.resume[key_group];
+            match restore {
+                Restore::Fresh => assert_eq!(epoch, Epoch::ZERO),
+                Restore::Snapshot(snapshot) => assert_eq!(epoch, snapshot.epoch),
+                Restore::Copy => self.saw("copy kept"),
+            }
+        }
+        for split in deployment.plan.splits.keys() {
+            let begins = deployment.start.splits.contains_key(split) || deployment.joined.contains_key(split);
+            assert!(begins, "nobody says where split {split} begins");
+        }
+        self.known.insert((job, attempt), deployment.sealed());
+    }
+
     /// *g* by the reports alone.
     fn everywhere(&self, job: JobId, attempt: Attempt) -> Epoch {
         let (of, plan, resume) = self.durable.jobs[&job].plan.as_ref().unwrap();
@@ -202,6 +210,10 @@ impl Checker {
                 };
                 assert!(jobs.values().any(stopped));
                 self.saw("stopped");
+            }
+            Answer::Changing { job } => {
+                assert!(jobs.contains_key(job));
+                self.saw("changing");
             }
             Answer::Cancelled => assert!(jobs.values().any(|job| job.status == JobStatus::Cancelled)),
             Answer::Resumed => self.saw("resumed"),

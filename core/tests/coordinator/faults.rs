@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 use pulso_core::control_log::JobStatus;
-use pulso_core::coordinator::{Answer, Call, Event, NewJob, PhaseView};
+use pulso_core::coordinator::{Answer, Call, DefinitionId, Event, NewJob, PhaseView};
 use pulso_core::cut::CutHash;
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, KeyGroup, KeyGroupId, Position, SplitId, Stage};
 use pulso_core::ledger::Mark;
 use pulso_core::message::{Counters, Failure, Report, Snapshot, SplitReport, Verdict};
+use pulso_core::record::{Change, JobDefinition};
 
 use crate::world::{TARGET, World, definition, job_id, start};
 
@@ -57,12 +58,32 @@ fn nonsense(world: &mut World) -> Report {
 
 fn call(world: &mut World) {
     let job = job_id(1);
+    if world.chance.one_in(6) && world.checker.durable.jobs.contains_key(&job) {
+        let fingerprint = 100 + world.chance.below(1_000);
+        return change(world, fingerprint);
+    }
     let call = match world.chance.below(12) {
         0 => Call::Cancel { job },
         1 | 2 => Call::Stop { job },
         3..6 => Call::Savepoint { job },
         6..9 => Call::Resume { job },
         _ => return submit(world),
+    };
+    world.call(call);
+}
+
+fn fingerprint(world: &World) -> u64 {
+    world.checker.durable.jobs.get(&job_id(1)).map_or(1, |job| job.definition.fingerprint)
+}
+
+/// Of the file, or of secrets alone.
+fn change(world: &mut World, fingerprint: u64) {
+    let from = DefinitionId::of(&world.checker.durable.jobs[&job_id(1)]);
+    let definition = JobDefinition { fingerprint, ..definition(1, "vitals") };
+    let call = if world.chance.one_in(4) {
+        Call::Redefine { from, definition: Box::new(definition) }
+    } else {
+        Call::Change { from, change: Box::new(Change { definition, source: None, time: false, lookups: None }) }
     };
     world.call(call);
 }
@@ -97,7 +118,8 @@ fn trouble(world: &mut World) {
         9 => world.now += world.chance.below(3_000_000),
         10 if world.chance.one_in(4) => {
             let split = SplitId(3 + world.chance.below(2) as u32);
-            world.event(Event::SplitsFound { job: job_id(1), splits: [(split, Position(50))].into() });
+            let of = fingerprint(world);
+            world.event(Event::SplitsFound { job: job_id(1), of, splits: [(split, Position(50))].into() });
         }
         _ => {}
     }

@@ -31,7 +31,7 @@ fn files(numbers: std::ops::Range<usize>) -> Vec<FoundFile> {
 }
 
 fn find(world: &mut World, found: Vec<FoundFile>, complete: bool) {
-    world.event(Event::FilesFound { job: job_id(1), found, gone: vec![], complete });
+    world.event(Event::FilesFound { job: job_id(1), of: 1, found, gone: vec![], complete });
 }
 
 fn newest(world: &World) -> (Epoch, EventTime) {

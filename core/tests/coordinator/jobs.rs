@@ -303,11 +303,13 @@ fn new_splits_join_and_are_read_from_where_they_begin() {
     let mut world = running(2);
     commits(&mut world, 5);
     let found = [(SplitId(0), Position(0)), (SplitId(3), Position(7))];
-    world.event(Event::SplitsFound { job: job_id(1), splits: found.into() });
+    world.event(Event::SplitsFound { job: job_id(1), of: 2, splits: [(SplitId(9), Position(0))].into() });
+    world.event(Event::SplitsFound { job: job_id(1), of: 1, splits: found.into() });
     world.until("joined", |w| w.job(1).splits.get(&SplitId(3)).is_some_and(|s| s.records_read > 3));
     let split = world.job(1).splits[&SplitId(3)];
     assert_eq!(split.position.0, 7 + split.records_read as i64);
     assert_eq!(world.job(1).attempts.len(), 2);
+    assert!(!world.job(1).splits.contains_key(&SplitId(9)), "found by who looked for another definition");
     // Also in a replay that begins before it joined.
     world.kill(0);
     commits(&mut world, 5);

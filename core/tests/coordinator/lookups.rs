@@ -32,7 +32,7 @@ fn joining() -> World {
 }
 
 fn read(world: &mut World, version: LookupsVersion) {
-    world.event(Event::LookupsRead { job: job_id(1), version });
+    world.event(Event::LookupsRead { job: job_id(1), of: 1, version });
 }
 
 fn lookups(world: &World) -> &LookupsState {

@@ -441,7 +441,7 @@ impl TaskManager {
         let p = |key_group: &KeyGroupId, restore: &Restore| match restore {
             Restore::Fresh => Mark::NOTHING,
             Restore::Copy => hosted.copies[key_group].marks[&TARGET],
-            Restore::Snapshot(snapshot) => snapshot.marks[&TARGET],
+            Restore::Snapshot(snapshot) => snapshot.marks.get(&TARGET).copied().unwrap_or(Mark::NOTHING),
         };
         let found = |id: &KeyGroupId| self.ledger.get(id).copied();
         let low = |(id, restore): (&KeyGroupId, &Restore)| found(id).is_some_and(|m| m.epoch < p(id, restore).epoch);
@@ -453,7 +453,7 @@ impl TaskManager {
         };
         hosted.ready = verdict == Verdict::Consistent;
         self.outbox.push_back(Report::TakenOver { job, attempt, target: TARGET, verdict });
-        let ends = deployment.replay.last().unwrap_or(&deployment.start);
+        let ends = deployment.newest();
         let own = deployment.plan.splits.iter().filter(|(_, owner)| **owner == self.id);
         let end = |split: &SplitId| ends.splits.get(split).map_or_else(|| deployment.joined[split], |cut| cut.end);
         hosted.ends = own.map(|(split, _)| (*split, end(split))).collect();

@@ -7,9 +7,8 @@ use pulso_core::files::{FilesState, PlacedFile};
 use pulso_core::ids::JobId;
 use pulso_core::record::JobDefinition;
 use pulso_job::{FilesSourceSpec, JobSpec, SourceSpec};
-use tokio_util::sync::CancellationToken;
 
-use super::spec_of;
+use super::{About, spec_of};
 use crate::shell::Handle;
 
 /// Before the first look.
@@ -33,14 +32,7 @@ pub(super) async fn first_look(job: &JobSpec, source: &FilesSourceSpec) -> Resul
 }
 
 /// Looks until `cancel`. Trouble is said when it begins and when it ends, not every time.
-pub(super) async fn look(
-    job: JobId,
-    mut folder: Folder,
-    follow: bool,
-    handle: Handle,
-    every: Duration,
-    cancel: CancellationToken,
-) {
+pub(super) async fn look(About { job, of, handle, every, cancel }: About, mut folder: Folder, follow: bool) {
     let mut troubled = false;
     let mut pause = FIRST;
     loop {
@@ -72,7 +64,7 @@ pub(super) async fn look(
         let trouble = match looked {
             Ok(looked) => {
                 let trouble = looked.trouble.clone();
-                tell(&handle, job, looked, follow).await;
+                tell(&handle, (job, of), looked, follow).await;
                 trouble
             }
             Err(e) => Some(e.to_string()),
@@ -86,11 +78,11 @@ pub(super) async fn look(
     }
 }
 
-async fn tell(handle: &Handle, job: JobId, looked: Looked, follow: bool) {
+async fn tell(handle: &Handle, (job, of): (JobId, u64), looked: Looked, follow: bool) {
     let Looked { found, gone, complete, .. } = looked;
     let complete = complete && !follow;
     if complete || !found.is_empty() || !gone.is_empty() {
-        handle.files_found(job, found, gone, complete).await;
+        handle.files_found(job, of, found, gone, complete).await;
     }
 }
 

@@ -75,6 +75,7 @@ fn of_job(job: &JobView, figures: &Figures) -> Job {
         id: job.id,
         name: job.name.clone(),
         status,
+        changing: job.changing,
         phase: phase(job.phase),
         reason: job.reason.clone(),
         attempt: job.attempt.0,

@@ -15,6 +15,7 @@ fn job() -> JobView {
         id: JOB,
         name: "vitals".to_owned(),
         status: JobStatus::Running,
+        changing: false,
         phase: PhaseView::Running,
         reason: None,
         attempt: ids::Attempt(3),

@@ -19,6 +19,7 @@ impl From<&Job> for v1::JobSummary {
             job: id_bytes(job.id.0),
             name: job.name.clone(),
             status: status.into(),
+            changing: job.changing,
             reason: job.reason.clone().unwrap_or_default(),
             attempt: job.attempt,
             phase: job.phase.to_owned(),

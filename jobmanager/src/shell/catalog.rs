@@ -16,6 +16,8 @@ pub(crate) struct Catalog {
 #[derive(Debug)]
 struct Entry {
     definition: JobDefinition,
+    /// Asked for.
+    next: Option<JobDefinition>,
     active: bool,
     /// Grows from job to job; jobs of the log's start have no order among them but by their attempts.
     order: u64,
@@ -26,6 +28,9 @@ impl Catalog {
         let mut catalog = Self::default();
         for job in state.jobs.values() {
             catalog.add(&job.definition, job.status.is_active());
+            if let Some(change) = &job.change {
+                catalog.change(job.definition.id, |entry| entry.next = Some(change.definition.clone()));
+            }
         }
         catalog
     }
@@ -35,6 +40,17 @@ impl Catalog {
             match record {
                 Record::Submitted { definition, .. } => self.add(definition, true),
                 Record::Resumed { job } => self.activate(*job, true),
+                Record::Changing { job, change } => {
+                    self.change(*job, |entry| entry.next = Some(change.definition.clone()));
+                }
+                Record::Changed { job } => self.change(*job, |entry| {
+                    if let Some(next) = entry.next.take() {
+                        entry.definition = next;
+                    }
+                }),
+                Record::Redefined { definition } => {
+                    self.change(definition.id, |entry| entry.definition = *definition.clone());
+                }
                 Record::Finished { job } | Record::Cancelled { job } | Record::Failed { job, .. } => {
                     self.activate(*job, false);
                 }
@@ -59,13 +75,17 @@ impl Catalog {
 
     fn add(&mut self, definition: &JobDefinition, active: bool) {
         self.submitted += 1;
-        let entry = Entry { definition: definition.clone(), active, order: self.submitted };
+        let entry = Entry { definition: definition.clone(), next: None, active, order: self.submitted };
         self.jobs.insert(definition.id, entry);
     }
 
     fn activate(&mut self, job: JobId, active: bool) {
+        self.change(job, |entry| entry.active = active);
+    }
+
+    fn change(&mut self, job: JobId, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.jobs.get_mut(&job) {
-            entry.active = active;
+            change(entry);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pulso_core::coordinator::{Answer, Call};
+use pulso_core::control_log::{JobState, JobStatus};
+use pulso_core::coordinator::{Answer, Call, DefinitionId};
 use pulso_core::files::{FileNumber, FilesState, FoundFile};
 use pulso_core::ids::{JobId, Position, SessionId, SplitId, TaskManagerId};
 use pulso_core::lookups::{LookupsState, LookupsVersion};
@@ -33,16 +34,31 @@ pub(crate) enum Input {
     Reported { session: SessionId, report: Report },
     Heartbeat { session: SessionId, figures: Option<v1::Figures> },
     SessionLost { session: SessionId },
-    SplitsFound { job: JobId, splits: BTreeMap<SplitId, Position> },
-    FilesFound { job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool },
+    SplitsFound { job: JobId, of: u64, splits: BTreeMap<SplitId, Position> },
+    FilesFound { job: JobId, of: u64, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool },
     FilesRetired { job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool },
-    LookupsRead { job: JobId, version: LookupsVersion },
+    LookupsRead { job: JobId, of: u64, version: LookupsVersion },
     LookupsTried { job: JobId, trouble: Option<String> },
     Lookups { job: JobId, reply: oneshot::Sender<Option<LookupsState>> },
     Files { job: JobId, reply: oneshot::Sender<Option<FilesState>> },
     Call { call: Call, reply: oneshot::Sender<Result<Answer, NotLeading>> },
     Overview { reply: oneshot::Sender<Overview> },
+    Standing { name: String, reply: oneshot::Sender<Result<Option<Standing>, NotLeading>> },
     Find { name: String, reply: oneshot::Sender<Result<Option<JobDefinition>, NotLeading>> },
+}
+
+/// How a job stands that another file may want to change.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) definition: JobDefinition,
+    pub(crate) id: DefinitionId,
+    pub(crate) status: JobStatus,
+}
+
+impl Standing {
+    pub(crate) fn of(state: &JobState) -> Self {
+        Self { definition: state.definition.clone(), id: DefinitionId::of(state), status: state.status.clone() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -70,12 +86,13 @@ impl Handle {
         self.tell(Input::SessionLost { session }).await;
     }
 
-    pub(crate) async fn splits_found(&self, job: JobId, splits: BTreeMap<SplitId, Position>) {
-        self.tell(Input::SplitsFound { job, splits }).await;
+    /// `of`: the fingerprint of the definition that was asked for, here and below.
+    pub(crate) async fn splits_found(&self, job: JobId, of: u64, splits: BTreeMap<SplitId, Position>) {
+        self.tell(Input::SplitsFound { job, of, splits }).await;
     }
 
-    pub(crate) async fn files_found(&self, job: JobId, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool) {
-        self.tell(Input::FilesFound { job, found, gone, complete }).await;
+    pub(crate) async fn files_found(&self, job: JobId, of: u64, found: Vec<FoundFile>, gone: Vec<u64>, complete: bool) {
+        self.tell(Input::FilesFound { job, of, found, gone, complete }).await;
     }
 
     pub(crate) async fn files_retired(&self, job: JobId, files: Vec<(SplitId, FileNumber, bool)>, all: bool) {
@@ -87,8 +104,8 @@ impl Handle {
         self.ask(|reply| Input::Files { job, reply }).await.ok().flatten()
     }
 
-    pub(crate) async fn lookups_read(&self, job: JobId, version: LookupsVersion) {
-        self.tell(Input::LookupsRead { job, version }).await;
+    pub(crate) async fn lookups_read(&self, job: JobId, of: u64, version: LookupsVersion) {
+        self.tell(Input::LookupsRead { job, of, version }).await;
     }
 
     pub(crate) async fn lookups_tried(&self, job: JobId, trouble: Option<String>) {
@@ -108,6 +125,12 @@ impl Handle {
     /// How things stand now.
     pub(crate) async fn overview(&self) -> Result<Overview, NotLeading> {
         self.ask(|reply| Input::Overview { reply }).await
+    }
+
+    /// The newest job of this name, or the one of this UUID, as it stands.
+    pub(crate) async fn standing(&self, name: &str) -> Result<Option<Standing>, NotLeading> {
+        let name = name.to_owned();
+        self.ask(|reply| Input::Standing { name, reply }).await?
     }
 
     /// The newest job of this name, or the one of this UUID.

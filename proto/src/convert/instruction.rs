@@ -123,6 +123,8 @@ fn deploy_to_wire(deployment: Deployment) -> v1::Deploy {
         joined: deployment.joined.into_iter().map(|(split, start)| (split.0, start.0)).collect(),
         committed: deployment.committed.0,
         window: deployment.window,
+        since: deployment.since.0,
+        until: deployment.until.map(|epoch| epoch.0),
         files: deployment.files.into_iter().map(file_to_wire).collect(),
     }
 }
@@ -152,6 +154,8 @@ fn deployment(job: JobId, attempt: Attempt, deploy: v1::Deploy) -> Result<Deploy
         joined: deploy.joined.into_iter().map(|(split, start)| (SplitId(split), Position(start))).collect(),
         committed: Epoch(deploy.committed),
         window: deploy.window,
+        since: Epoch(deploy.since),
+        until: deploy.until.map(Epoch),
         files: deploy.files.into_iter().map(placed_file).collect(),
     })
 }

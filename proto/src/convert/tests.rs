@@ -158,9 +158,13 @@ fn restore() -> impl Strategy<Value = Restore> {
 fn deployment() -> impl Strategy<Value = Deployment> {
     let first = (job(), attempt(), definition(), plan(), btree_map(key_group(), epoch(), 0..3));
     let joined = (btree_map(split(), any::<i64>().prop_map(Position), 0..3), vec(file(), 0..3));
-    let second = (btree_map(key_group(), restore(), 0..3), cut(), vec(cut(), 0..3), joined, epoch(), any::<u64>());
+    let era = (epoch(), proptest::option::of(epoch()));
+    let second = (btree_map(key_group(), restore(), 0..3), cut(), vec(cut(), 0..3), joined, epoch(), any::<u64>(), era);
     (first, second).prop_map(
-        |((job, attempt, definition, plan, resume), (restore, start, replay, (joined, files), committed, window))| {
+        |(
+            (job, attempt, definition, plan, resume),
+            (restore, start, replay, (joined, files), committed, window, (since, until)),
+        )| {
             Deployment {
                 job,
                 attempt,
@@ -174,6 +178,8 @@ fn deployment() -> impl Strategy<Value = Deployment> {
                 files,
                 committed,
                 window,
+                since,
+                until,
             }
         },
     )
@@ -394,12 +400,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn secrets_are_not_in_debug() {
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), "postgres://u:hunter2@h/d".to_owned())]);
-    let request = v1::SubmitRequest {
-        toml: "key = 'hunter2'".to_owned(),
-        environment,
-        file_name: String::new(),
-        folder: String::new(),
-    };
+    let request = v1::SubmitRequest { toml: "key = 'hunter2'".to_owned(), environment, ..Default::default() };
     let definition = v1::JobDefinition { submission: "hunter2".to_owned(), ..Default::default() };
     let text = format!("{request:?} {definition:?}");
     assert!(text.contains("DATABASE_URL") && !text.contains("hunter2"), "{text}");

@@ -184,6 +184,8 @@ mod tests {
         let deployment = Deployment {
             job,
             attempt: Attempt(1),
+            since: Epoch::ZERO,
+            until: None,
             definition,
             plan: Plan { splits: BTreeMap::from([(SPLIT, me)]), ..Plan::default() },
             resume: BTreeMap::new(),

@@ -28,10 +28,14 @@ pub enum Sight {
     Copied,
     RolledBack,
     Correction,
+    /// Another definition came in force.
+    Changed,
+    /// A target went back behind that, and the definition before was deployed once more.
+    Past,
 }
 
 impl Sight {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Restore,
         Self::CommitUnknownDone,
         Self::CommitUnknownLost,
@@ -49,6 +53,8 @@ impl Sight {
         Self::Copied,
         Self::RolledBack,
         Self::Correction,
+        Self::Changed,
+        Self::Past,
     ];
 }
 

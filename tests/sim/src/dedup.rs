@@ -47,6 +47,8 @@ pub(crate) enum Fate {
 pub(crate) struct Written {
     pub(crate) key_group: KeyGroupId,
     pub(crate) epoch: Epoch,
+    /// From which epoch on the definition holds that it was processed under.
+    pub(crate) since: Epoch,
     pub(crate) split: SplitId,
     pub(crate) position: Position,
     pub(crate) fate: Fate,
@@ -109,9 +111,17 @@ pub(crate) fn count(fate: Fate, counters: &mut Counters) {
     }
 }
 
+/// When a record is processed, and under what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) epoch: Epoch,
+    pub(crate) since: Epoch,
+    pub(crate) watermark: EventTime,
+}
+
 /// What `target` gets of a record: the first one new rows and corrections, others corrections, dead letters and some new
 /// rows, so that an epoch may have rows in one target and none in another.
-pub(crate) fn written(target: TargetId, epoch: Epoch, row: &Row, fate: Fate, watermark: EventTime) -> Option<Written> {
+pub(crate) fn written(target: TargetId, at: At, row: &Row, fate: Fate) -> Option<Written> {
     let wanted = match fate {
         Fate::Inserted => target == KEYED || row.content.is_some_and(|c| c.key.is_multiple_of(3)),
         Fate::Correction => true,
@@ -121,11 +131,12 @@ pub(crate) fn written(target: TargetId, epoch: Epoch, row: &Row, fate: Fate, wat
     let is_keyed = target == KEYED && row.key_group.stage != SECOND;
     wanted.then(|| Written {
         key_group: row.key_group,
-        epoch,
+        epoch: at.epoch,
+        since: at.since,
         split: row.split,
         position: row.position,
         fate,
-        late: row.content.is_some_and(|c| c.event_time < watermark),
+        late: row.content.is_some_and(|c| c.event_time < at.watermark),
         upsert: row.content.filter(|_| is_keyed).map(|c| (c.key, c.value)),
     })
 }

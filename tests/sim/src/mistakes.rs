@@ -2,7 +2,7 @@
 
 use pulso_core::mistake as core;
 
-/// DESIGN.md section 9, in its order.
+/// DESIGN.md section 9, in its order; the last is that of a changed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mistake {
     CommitOnProcessing,
@@ -22,10 +22,11 @@ pub enum Mistake {
     LateAttempt,
     OwnCommitFences,
     IdleForgets,
+    OneDefinition,
 }
 
 impl Mistake {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CommitOnProcessing,
         Self::SealBeforeDurable,
         Self::NoPrepare,
@@ -43,6 +44,7 @@ impl Mistake {
         Self::LateAttempt,
         Self::OwnCommitFences,
         Self::IdleForgets,
+        Self::OneDefinition,
     ];
 
     #[must_use]
@@ -65,6 +67,7 @@ impl Mistake {
             Self::LateAttempt => "late-attempt",
             Self::OwnCommitFences => "own-commit-fences",
             Self::IdleForgets => "idle-forgets",
+            Self::OneDefinition => "one-definition",
         }
     }
 
@@ -89,6 +92,7 @@ impl Mistakes {
             Some(Mistake::StaleCopy) => core::Mistake::StaleCopy,
             Some(Mistake::KeptResume) => core::Mistake::KeptResume,
             Some(Mistake::OwnCommitFences) => core::Mistake::OwnCommitFences,
+            Some(Mistake::OneDefinition) => core::Mistake::OneDefinition,
             Some(
                 Mistake::CommitOnProcessing
                 | Mistake::SealBeforeDurable

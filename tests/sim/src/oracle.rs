@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use pulso_core::cut::{Cut, CutHash};
-use pulso_core::ids::{Epoch, EventTime, KeyGroupId, SplitId, TargetId};
+use pulso_core::ids::{Epoch, KeyGroupId, SplitId, TargetId};
 use pulso_core::message::Counters;
 
-use crate::dedup::{Row, SECOND, State, Written, count, fate, forwarded, written};
+use crate::dedup::{At, Row, SECOND, State, Written, count, fate, forwarded, written};
 use crate::kafka::{Kafka, decode};
 
 /// Rows of one key group and epoch in one target.
@@ -44,7 +44,7 @@ impl Oracle {
     }
 
     /// A cut became durable: works its epoch off.
-    pub(crate) fn seal(&mut self, cut: &Cut, kafka: &Kafka) -> Result<(), String> {
+    pub(crate) fn seal(&mut self, cut: &Cut, since: Epoch, kafka: &Kafka) -> Result<(), String> {
         if let Some(hash) = self.cuts.get(&cut.epoch) {
             return if *hash == cut.hash() {
                 Ok(())
@@ -56,9 +56,9 @@ impl Oracle {
         if cut.epoch != previous.epoch.next() || cut.previous != previous.hash() || cut.watermark < previous.watermark {
             return Err(format!("cut {} does not follow cut {}", cut.epoch, previous.epoch));
         }
-        let watermark = previous.watermark;
+        let at = At { epoch: cut.epoch, since, watermark: previous.watermark };
         for row in self.take(cut, kafka)? {
-            self.process(cut.epoch, &row, watermark);
+            self.process(at, &row);
         }
         self.cuts.insert(cut.epoch, cut.hash());
         self.newest = Some(cut.clone());
@@ -82,7 +82,8 @@ impl Oracle {
         Ok(rows)
     }
 
-    fn process(&mut self, epoch: Epoch, row: &Row, watermark: EventTime) {
+    fn process(&mut self, at: At, row: &Row) {
+        let epoch = at.epoch;
         let is_second = row.key_group.stage == SECOND;
         let state = if is_second { &mut self.second } else { &mut self.state };
         let (fate, change) = fate(row, row.content.and_then(|c| state.get(&c.key)).copied());
@@ -94,7 +95,7 @@ impl Oracle {
             self.changes.entry(epoch).or_default().entry(row.key_group).or_default().insert(key, winner);
         }
         for target in (0..self.targets).map(TargetId) {
-            if let Some(row) = written(target, epoch, row, fate, watermark) {
+            if let Some(row) = written(target, at, row, fate) {
                 self.rows.entry((target, epoch, row.key_group)).or_default().push(row);
             }
         }
@@ -102,7 +103,7 @@ impl Oracle {
             && !is_second
             && let Some(row) = forwarded(row, fate, self.key_groups)
         {
-            self.process(epoch, &row, watermark);
+            self.process(at, &row);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What one seed is like: how large the cluster and the job are, how much goes wrong, and for how long.
 
 use crate::chance::Chance;
+use crate::world::{CHANGE, GOES_BACK};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
@@ -64,7 +65,11 @@ impl Scenario {
             patience: 30_000_000,
             checkpoint_every: chance.between(200_000..1_500_000),
             stops: chance.per_mille(500),
-            kinds: chance.below(u64::MAX) | chance.below(u64::MAX),
+            kinds: {
+                let (some, others) = (chance.below(u64::MAX), chance.below(u64::MAX));
+                // Going back behind a change takes both, soon after each other.
+                if seed % 10 == 7 { some & others | 1 << CHANGE | 1 << GOES_BACK } else { some | others }
+            },
         }
     }
 }

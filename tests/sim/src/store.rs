@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pulso_core::ids::{CheckpointId, Epoch, EventTime, KeyGroupId, TargetId};
+use pulso_core::ids::{CheckpointId, Epoch, KeyGroupId, TargetId};
 use pulso_core::message::{Counters, Restore, Snapshot, SnapshotFile};
 use pulso_core::worker::{Output, Processed};
 
-use crate::dedup::{Row, SECOND, State, Winner, Written, count, fate, forwarded, written};
+use crate::dedup::{At, Row, SECOND, State, Winner, Written, count, fate, forwarded, written};
 use crate::storage::{Objects, checksum};
 
 /// Rows of one epoch and target: what the worker holds as its output.
@@ -38,8 +38,7 @@ pub(crate) struct Store {
 
 /// What `Process` asks for.
 pub(crate) struct Work<'a> {
-    pub(crate) epoch: Epoch,
-    pub(crate) watermark: EventTime,
+    pub(crate) at: At,
     pub(crate) rows: Vec<Row>,
     pub(crate) skip: &'a BTreeSet<KeyGroupId>,
     pub(crate) muted: &'a BTreeMap<TargetId, BTreeSet<KeyGroupId>>,
@@ -134,10 +133,10 @@ impl Store {
             }
             onward.extend(work.onward.and_then(|key_groups| forwarded(row, fate, key_groups)));
             if let Some((key, winner)) = change {
-                group.overlay.entry(work.epoch).or_default().insert(key, winner);
+                group.overlay.entry(work.at.epoch).or_default().insert(key, winner);
             }
             for target in (0..work.targets).map(TargetId) {
-                let Some(row) = written(target, work.epoch, row, fate, work.watermark) else { continue };
+                let Some(row) = written(target, work.at, row, fate) else { continue };
                 if work.muted.get(&target).is_some_and(|m| m.contains(&row.key_group)) {
                     muted.entry(target).or_default().insert(row.key_group);
                 } else {

@@ -39,6 +39,8 @@ pub(crate) struct TaskManager {
     pub(crate) source_lane: PipeId,
     /// SIGTERM came: tells every JobManager that it registers with.
     pub(crate) leaving: bool,
+    /// From which epoch on its definition holds, and the fingerprint: what runs here is of no other.
+    pub(crate) definition: Option<(Epoch, u64)>,
     /// Attempt that was deployed last, and its key groups.
     pub(crate) attempt: Attempt,
     pub(crate) hosted: BTreeSet<KeyGroupId>,

@@ -10,6 +10,7 @@ mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pulso_core::control_log::LogState;
 use pulso_core::cut::{Cut, CutHash};
 use pulso_core::ids::{ConnectionId, Epoch, EventTime, JobId, SessionId, SplitId, TargetId, WallTime};
 use pulso_core::record::JobDefinition;
@@ -33,6 +34,8 @@ use crate::storage::{LogObjects, Objects};
 use crate::task_manager::{Connection, Life, Link, Session, TaskManager};
 use crate::trace::Trace;
 
+pub(crate) use faults::{CHANGE, GOES_BACK};
+
 pub(crate) const JOB: JobId = JobId(Uuid::from_u128(0x5eed));
 
 pub(crate) struct World {
@@ -45,6 +48,8 @@ pub(crate) struct World {
     pub(crate) kafka_up: bool,
     pub(crate) databases: BTreeMap<TargetId, Database>,
     pub(crate) log: LogObjects,
+    /// What the records of the log add up to.
+    pub(crate) folded: LogState,
     pub(crate) objects: Objects,
     pub(crate) lookups: Lookups,
     pub(crate) storage_up: bool,
@@ -98,6 +103,7 @@ impl World {
             kafka: Kafka::default(),
             kafka_up: true,
             log: LogObjects::default(),
+            folded: LogState::default(),
             objects: Objects::default(),
             lookups: Lookups::default(),
             storage_up: true,

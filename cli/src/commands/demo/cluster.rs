@@ -113,6 +113,7 @@ impl Cluster {
                 environment: submission.environment.clone().into_iter().collect(),
                 file_name: "jobs/health-records.toml".to_owned(),
                 folder: String::new(),
+                ..v1::SubmitRequest::default()
             };
             let answer = self.client().await?.submit(request).await;
             match answer.map(|a| a.into_inner().outcome) {

@@ -2,8 +2,9 @@
 
 use pulso_core::ids::TargetId;
 
-use super::World;
+use super::{JOB, World};
 use crate::action::{Action, Heal};
+use crate::database::Contents;
 use crate::invariants::Seen;
 use crate::network::Node;
 use crate::task_manager::Life;
@@ -34,9 +35,10 @@ enum Fault {
     Savepoint,
     KillAll,
     Absence,
+    Change,
 }
 
-const FAULTS: [Fault; 23] = [
+const FAULTS: [Fault; 24] = [
     Fault::Kill,
     Fault::LoseMachine,
     Fault::Pause,
@@ -60,7 +62,12 @@ const FAULTS: [Fault; 23] = [
     Fault::Savepoint,
     Fault::KillAll,
     Fault::Absence,
+    Fault::Change,
 ];
+
+/// Their bits.
+pub(crate) const GOES_BACK: u64 = 8;
+pub(crate) const CHANGE: u64 = 23;
 
 impl World {
     pub(crate) fn fault(&mut self) {
@@ -143,6 +150,7 @@ impl World {
             Fault::Savepoint => self.savepoint(),
             Fault::KillAll => self.kill_all(),
             Fault::Absence => self.absence(),
+            Fault::Change => self.change(),
         }
     }
 
@@ -202,7 +210,7 @@ impl World {
     }
 
     /// To an older state that some retained checkpoint precedes: else the job rightly fails.
-    fn go_back(&mut self) {
+    pub(crate) fn go_back(&mut self) {
         let now = self.schedule.now();
         let Some(target) = self.some_target() else { return };
         if self.went_back.is_some_and(|at| now.since(at).as_millis() < 5_000) {
@@ -216,6 +224,14 @@ impl World {
                 })
             })
             .collect();
+        // Where there is a way back behind a change, rather that.
+        let past = self.folded.jobs.get(&JOB).and_then(|job| job.past.last()).map(|past| past.until);
+        let before = |at: &&usize| {
+            let marks = |(_, contents): &(_, Contents)| contents.ledger.values().map(|e| e.row.mark.epoch).max();
+            database.history.get(**at).and_then(marks) < past
+        };
+        let behind: Vec<usize> = fits.iter().filter(before).copied().collect();
+        let fits = if behind.is_empty() { fits } else { behind };
         let Some(contents) =
             self.chance.pick(&fits).and_then(|at| database.history.get(*at)).map(|(_, contents)| contents.clone())
         else {
@@ -258,6 +274,10 @@ impl World {
 
     /// Damages a file that only the newest checkpoint names, just as everything must come back from it.
     fn damage_snapshot(&mut self) {
+        // A change has its checkpoint alone to go on from.
+        if self.folded.jobs.get(&JOB).is_some_and(|job| job.change.is_some()) {
+            return;
+        }
         let only: Vec<String> = self.retained.only_in_newest(&self.objects);
         let Some(name) = self.chance.pick(&only).cloned() else { return };
         if self.objects.damage(&name) {

@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use pulso_core::control_log::{self, Appender, PutAnswer, unframe};
-use pulso_core::coordinator::{self, Answer, Call, Coordinator, NewJob, Now};
+use pulso_core::coordinator::{self, Answer, Call, Coordinator, DefinitionId, NewJob, Now};
 use pulso_core::ids::{Attempt, Epoch, RequestId};
 use pulso_core::lookups::{LookupsVersion, object};
 use pulso_core::message::{Counters, Instruction, Seal};
-use pulso_core::record::Record;
+use pulso_core::record::{Change, JobDefinition, Record};
 use pulso_core::worker::Event as Worker;
 
-use super::{JOB, World};
+use super::{GOES_BACK, JOB, World};
 use crate::action::{Action, JmMessage, StorageMessage, TmMessage, WorkerEvent};
 use crate::coverage::Sight;
 use crate::dedup::State;
@@ -70,13 +70,15 @@ impl World {
             }
             JmMessage::Discover => {
                 self.schedule.after(DISCOVER, Action::JobManager(jm, JmMessage::Discover));
+                let state = self.jms[jm].coordinator.as_ref().and_then(|coordinator| coordinator.state(JOB));
+                let Some(of) = state.map(|state| state.definition.fingerprint) else { return };
                 if self.kafka_up {
                     let splits = self.kafka.start.clone();
-                    self.coordinator(jm, coordinator::Event::SplitsFound { job: JOB, splits });
+                    self.coordinator(jm, coordinator::Event::SplitsFound { job: JOB, of, splits });
                 }
                 if self.scenario.lookups_change && self.chance.per_mille(400) {
                     let version = self.read_lookups();
-                    self.coordinator(jm, coordinator::Event::LookupsRead { job: JOB, version });
+                    self.coordinator(jm, coordinator::Event::LookupsRead { job: JOB, of, version });
                 }
             }
             JmMessage::Log(event) => self.appender(jm, event),
@@ -113,6 +115,9 @@ impl World {
                 self.see(&Seen::Sent(&instruction));
                 if let Instruction::TakeCheckpoint { .. } = &instruction {
                     self.retained.begun();
+                }
+                if matches!(&instruction, Instruction::Deploy(deployment) if deployment.until.is_some()) {
+                    self.sight(Sight::Past);
                 }
                 let Some(s) = self.sessions.get(&session).copied() else { return };
                 if let (Instruction::Seal { seal, .. }, true) = (&instruction, self.mistakes.has(Mistake::ForeignSeal))
@@ -168,6 +173,7 @@ impl World {
             Answer::Refused(_) if self.stopping => self.stopping = false,
             Answer::Stopped { .. }
             | Answer::Submitted { .. }
+            | Answer::Changing { .. }
             | Answer::SavepointTaken { .. }
             | Answer::Cancelled
             | Answer::Resumed
@@ -191,6 +197,23 @@ impl World {
         if let Some(jm) = self.leader {
             self.call(jm, Call::Savepoint { job: JOB });
         }
+    }
+
+    /// Another definition, which computes the same; or the same with another password.
+    pub(crate) fn change(&mut self) {
+        let Some(jm) = self.leader else { return };
+        let state = self.jms[jm].coordinator.as_ref().and_then(|coordinator| coordinator.state(JOB));
+        let Some((from, before)) = state.map(|state| (DefinitionId::of(state), state.definition.clone())) else {
+            return;
+        };
+        let definition = JobDefinition { fingerprint: self.number(), ..before };
+        if self.chance.per_mille(200) {
+            return self.call(jm, Call::Redefine { from, definition: Box::new(definition) });
+        }
+        self.retained.begun();
+        let lookups = Some(self.read_lookups());
+        let change = Box::new(Change { definition, source: None, time: false, lookups });
+        self.call(jm, Call::Change { from, change });
     }
 
     pub(crate) fn appender(&mut self, jm: usize, event: control_log::Event) {
@@ -320,41 +343,65 @@ impl World {
             if !matches!(record, Record::Alive | Record::Base(_)) {
                 self.trace.note(self.schedule.now(), "log", record);
             }
-            match record {
-                Record::Submitted { start, .. } => {
-                    self.oracle.start(start.clone());
-                    let named = self.lookups.sealed(start);
-                    self.violated("lookups-agree", named);
-                }
-                Record::Cut { cut, .. } => {
-                    let agrees = self.oracle.seal(cut, &self.kafka);
-                    self.violated("cuts-agree", agrees);
-                    let named = self.lookups.sealed(cut);
-                    self.violated("lookups-agree", named);
-                }
-                Record::Attempt { attempt, .. } => self.lookups.attempt(*attempt),
-                Record::CheckpointDone { manifest, .. } => {
-                    self.retained.done(manifest);
-                    self.sight(Sight::CheckpointDone);
-                }
-                Record::Pinned { checkpoint, .. } => self.retained.pinned(*checkpoint),
-                Record::Collect { checkpoints, .. } => self.retained.collected(checkpoints),
-                Record::Finished { .. } => self.finished = true,
-                Record::SplitsJoined { .. } => self.sight(Sight::SplitAdded),
-                Record::Leader { .. }
-                | Record::Alive
-                | Record::Base(_)
-                | Record::Plan { .. }
-                | Record::Stopping { .. }
-                | Record::Cancelled { .. }
-                | Record::Failed { .. }
-                | Record::Resumed { .. }
-                | Record::FilesFound { .. }
-                | Record::FilesRetired { .. }
-                | Record::LookupsRead { .. } => {}
-                Record::LookupsGone { .. } => self.sight(Sight::LookupsGone),
+            let folded = self.folded.apply(record).map_err(|e| e.to_string());
+            self.violated("log-folds", folded);
+            self.durable(record);
+        }
+    }
+
+    fn durable(&mut self, record: &Record) {
+        match record {
+            Record::Submitted { start, .. } => {
+                self.oracle.start(start.clone());
+                let named = self.lookups.sealed(start);
+                self.violated("lookups-agree", named);
             }
-            self.see(&Seen::Logged(record));
+            Record::Cut { cut, .. } => {
+                let since = self.folded.jobs.get(&JOB).map(|job| job.since).unwrap_or_default();
+                let agrees = self.oracle.seal(cut, since, &self.kafka);
+                self.violated("cuts-agree", agrees);
+                let named = self.lookups.sealed(cut);
+                self.violated("lookups-agree", named);
+            }
+            Record::Attempt { attempt, .. } => self.lookups.attempt(*attempt),
+            Record::CheckpointDone { manifest, .. } => {
+                self.retained.done(manifest);
+                self.sight(Sight::CheckpointDone);
+            }
+            Record::Pinned { checkpoint, .. } => self.retained.pinned(*checkpoint),
+            Record::Collect { checkpoints, .. } => self.retained.collected(checkpoints),
+            Record::Finished { .. } => self.finished = true,
+            Record::SplitsJoined { .. } => self.sight(Sight::SplitAdded),
+            Record::Leader { .. }
+            | Record::Alive
+            | Record::Base(_)
+            | Record::Plan { .. }
+            | Record::Stopping { .. }
+            | Record::Changing { .. }
+            | Record::Redefined { .. }
+            | Record::Cancelled { .. }
+            | Record::Failed { .. }
+            | Record::Resumed { .. }
+            | Record::FilesFound { .. }
+            | Record::FilesRetired { .. }
+            | Record::LookupsRead { .. } => {}
+            Record::LookupsGone { .. } => self.sight(Sight::LookupsGone),
+            Record::Changed { .. } => self.changed(),
+        }
+        self.see(&Seen::Logged(record));
+    }
+
+    /// The change has a cut and a checkpoint of its own.
+    fn changed(&mut self) {
+        self.sight(Sight::Changed);
+        let Some(job) = self.folded.jobs.get(&JOB) else { return };
+        let (cut, manifest) = (job.newest_cut().clone(), job.checkpoints.last().map(|c| c.manifest.clone()));
+        self.durable(&Record::Cut { job: JOB, cut });
+        if let Some(manifest) = manifest {
+            self.durable(&Record::CheckpointDone { job: JOB, manifest });
+        }
+        if self.rough && self.scenario.kinds >> GOES_BACK & 1 == 1 && self.chance.per_mille(300) {
+            self.go_back();
         }
     }
 

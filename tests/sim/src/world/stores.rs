@@ -9,7 +9,7 @@ use pulso_core::worker::{Command, Event};
 use super::{JOB, World};
 use crate::action::{Payload, WorkerCommand};
 use crate::coverage::Sight;
-use crate::dedup::{Row, SECOND};
+use crate::dedup::{At, Row, SECOND};
 use crate::mistakes::Mistake;
 use crate::store::Work;
 
@@ -84,7 +84,9 @@ impl World {
         }
         let targets = self.scenario.targets;
         let onward = (stage != SECOND && self.scenario.stages > 1).then_some(self.scenario.key_groups);
-        let work = Work { epoch, watermark, rows, skip: &skip, muted: &muted, targets, onward };
+        let since = self.tms[tm].definition.map(|(since, _)| since).unwrap_or_default();
+        let at = At { epoch, since, watermark };
+        let work = Work { at, rows, skip: &skip, muted: &muted, targets, onward };
         match self.tms[tm].store.process(work) {
             Ok((processed, rows)) => {
                 if onward.is_some() {

@@ -40,6 +40,7 @@ impl World {
             store_lane: self.network.pipe(me, me),
             source_lane: self.network.pipe(me, me),
             leaving: false,
+            definition: None,
             attempt: Attempt::default(),
             hosted: BTreeSet::new(),
             unsealed: BTreeMap::new(),
@@ -161,6 +162,16 @@ impl World {
     }
 
     fn deployed(&mut self, tm: usize, deployment: &Deployment) {
+        let definition = Some((deployment.since, deployment.definition.fingerprint));
+        let before = std::mem::replace(&mut self.tms[tm].definition, definition);
+        if before.map(|(since, _)| since) != Some(deployment.since) {
+            self.tms[tm].store = Store::default();
+        }
+        if before != definition {
+            for target in self.tms[tm].writers.keys().copied().collect::<Vec<_>>() {
+                self.disconnect(tm, target);
+            }
+        }
         if deployment.attempt > self.tms[tm].attempt {
             self.tms[tm].attempt = deployment.attempt;
             self.tms[tm].unsealed.clear();

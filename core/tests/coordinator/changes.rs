@@ -1,0 +1,332 @@
+//! Another file in the place of the one that a job runs from: when it is in force, what it begins with, and the way back
+//! behind it.
+
+use std::collections::BTreeMap;
+
+use pulso_core::control_log::{JobState, JobStatus};
+use pulso_core::coordinator::{Answer, Call, DefinitionId, NewJob, PhaseView, Refusal};
+use pulso_core::cut::CutHash;
+use pulso_core::ids::{
+    Epoch, EventTime, KeyGroup, KeyGroupId, LookupsId, Position, RequestId, SplitId, Stage, WallTime,
+};
+use pulso_core::ledger::Mark;
+use pulso_core::lookups::{LookupsVersion, object};
+use pulso_core::message::{Deployment, Failure, Instruction, Report, Restore};
+use pulso_core::record::{Change, JobDefinition};
+use uuid::Uuid;
+
+use crate::jobs::{commits, running};
+use crate::world::{World, definition, job_id, start};
+
+pub(crate) fn state(world: &World) -> &JobState {
+    &world.checker.durable.jobs[&job_id(1)]
+}
+
+fn another(fingerprint: u64) -> JobDefinition {
+    JobDefinition { fingerprint, ..definition(1, "vitals") }
+}
+
+fn same_source(definition: JobDefinition) -> Change {
+    Change { definition, source: None, time: false, lookups: None }
+}
+
+pub(crate) fn change(world: &mut World, change: Change) -> RequestId {
+    let from = DefinitionId::of(state(world));
+    world.call(Call::Change { from, change: Box::new(change) })
+}
+
+fn in_force(world: &mut World, fingerprint: u64) {
+    let running = |w: &World| w.job(1).phase == PhaseView::Running;
+    world.until("in force", |w| state(w).definition.fingerprint == fingerprint && running(w));
+}
+
+/// Of the newest attempt.
+fn deployments(world: &World) -> Vec<&Deployment> {
+    let all = world.sent.iter().filter_map(|(_, instruction)| {
+        if let Instruction::Deploy(deployment) = instruction { Some(deployment.as_ref()) } else { None }
+    });
+    let newest = all.clone().map(|deployment| deployment.attempt).max();
+    all.filter(|deployment| Some(deployment.attempt) == newest).collect()
+}
+
+#[test]
+fn another_file_is_in_force_behind_everything_of_the_one_before() {
+    let mut world = running(2);
+    commits(&mut world, 30);
+    let request = change(&mut world, same_source(another(9)));
+    assert!(!world.answers.contains_key(&request), "not durable yet");
+    world.until("answered", |w| w.answers.contains_key(&request));
+    assert_eq!(world.answers[&request], Answer::Changing { job: job_id(1) });
+    assert!(world.job(1).changing);
+    in_force(&mut world, 9);
+    assert!(!world.job(1).changing);
+    let state = state(&world);
+    let (since, era) = (state.since, state.past[0].clone());
+    assert_eq!((era.definition.fingerprint, era.since, era.until.next()), (1, Epoch::ZERO, since));
+    let (last, first) = (&state.cuts[&era.until], &state.cuts[&since]);
+    assert!(last.last && !first.last && first.count() == 0 && first.previous == last.hash());
+    assert_eq!((first.watermark, &first.idle), (last.watermark, &last.idle));
+    let ends = |cut: &pulso_core::cut::Cut| cut.splits.values().map(|part| part.end).collect::<Vec<_>>();
+    assert_eq!(ends(first), ends(last));
+    for deployment in deployments(&world) {
+        assert_eq!((deployment.definition.fingerprint, deployment.since, deployment.until), (9, since, None));
+        assert!(deployment.is_first(), "new targets may be made");
+        for restore in deployment.restore.values() {
+            let Restore::Snapshot(snapshot) = restore else { panic!("{restore:?}") };
+            assert!(snapshot.epoch == since && !snapshot.files.is_empty());
+        }
+    }
+    assert_eq!(world.job(1).attempts.last().unwrap().reason, "the job file changed");
+    let read = world.job(1).records_read;
+    commits(&mut world, 30);
+    assert!(world.job(1).records_read > read);
+    // And once more; later attempts keep what they have.
+    change(&mut world, same_source(another(10)));
+    in_force(&mut world, 10);
+    commits(&mut world, 3);
+    world.kill(0);
+    commits(&mut world, 10);
+    assert!(deployments(&world).iter().all(|d| !d.is_first() && d.definition.fingerprint == 10));
+}
+
+#[test]
+fn the_past_goes_with_its_checkpoints() {
+    let mut world = running(1);
+    commits(&mut world, 10);
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    assert_eq!(state(&world).past.len(), 1);
+    world.until("three newer checkpoints", |w| state(w).checkpoints.iter().all(|c| c.manifest.epoch > state(w).since));
+    assert!(state(&world).past.is_empty());
+    assert!(state(&world).cuts.keys().all(|epoch| *epoch > state(&world).since));
+    commits(&mut world, 5);
+}
+
+#[test]
+fn it_waits_for_a_target_that_is_down_also_through_a_restart() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    world.task_managers[0].commits = false;
+    world.run(200);
+    let request = change(&mut world, same_source(another(9)));
+    world.run(2_000);
+    assert_eq!(world.answers[&request], Answer::Changing { job: job_id(1) });
+    assert_eq!(state(&world).definition.fingerprint, 1);
+    let reason = world.job(1).reason.unwrap();
+    assert!(reason.contains("once everything before it is committed"), "{reason}");
+    world.restart(true);
+    world.run(500);
+    // The same again is known, another one has to wait, and so has the one that runs.
+    let same = change(&mut world, same_source(another(9)));
+    let other = change(&mut world, same_source(another(8)));
+    let old = world.call(Call::Submit(Box::new(NewJob {
+        definition: JobDefinition { id: job_id(2), ..another(1) },
+        start: start(3),
+        lookups: None,
+    })));
+    world.run(100);
+    assert_eq!(world.answers[&same], Answer::Changing { job: job_id(1) });
+    for request in [other, old] {
+        let Answer::Refused(Refusal::WrongState { reason }) = &world.answers[&request] else { panic!() };
+        assert!(reason.contains("about to go on with another file"), "{reason}");
+    }
+    world.task_managers[0].commits = true;
+    in_force(&mut world, 9);
+    commits(&mut world, 5);
+}
+
+#[test]
+fn an_ended_job_goes_on_with_the_file_at_once_where_nothing_is_left_to_commit() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    let stop = world.call(Call::Stop { job: job_id(1) });
+    world.until("stopped", |w| w.answers.contains_key(&stop));
+    let newest = state(&world).newest_cut().epoch;
+    let request = change(&mut world, same_source(another(9)));
+    world.until("answered", |w| w.answers.contains_key(&request));
+    assert_eq!((state(&world).since, state(&world).definition.fingerprint), (newest.next(), 9));
+    commits(&mut world, 5);
+    // A job that could never begin has nothing either.
+    let mut world = World::new(1, 1);
+    world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "vitals"), start: start(3), lookups: None })));
+    world.run(4);
+    let session = world.task_managers[0].session.unwrap();
+    let failure = Failure::Fatal { reason: "no such table".into() };
+    let attempt = world.job(1).attempt;
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    world.until("failed", |w| matches!(state(w).status, JobStatus::Failed { .. }));
+    assert_eq!(state(&world).newest_cut().epoch, Epoch::ZERO);
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    assert!(state(&world).past.is_empty() && deployments(&world).iter().all(|d| d.is_first()));
+    commits(&mut world, 5);
+}
+
+#[test]
+fn a_failed_job_first_commits_what_is_sealed_under_the_file_before() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    world.task_managers[0].commits = false;
+    world.run(200);
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let failure = Failure::Fatal { reason: "no such table".into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    world.until("failed", |w| matches!(state(w).status, JobStatus::Failed { .. }));
+    let sealed = state(&world).newest_cut().epoch;
+    world.task_managers[0].commits = true;
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    assert!(state(&world).since > sealed.next(), "a last epoch came in between");
+    assert_eq!(state(&world).status, JobStatus::Running);
+}
+
+#[test]
+fn stop_and_cancel_of_a_job_that_is_about_to_change() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    change(&mut world, same_source(another(9)));
+    let stop = world.call(Call::Stop { job: job_id(1) });
+    world.until("stopped", |w| w.answers.contains_key(&stop));
+    assert!(matches!(world.answers[&stop], Answer::Stopped { .. }));
+    assert_eq!((&state(&world).status, state(&world).definition.fingerprint), (&JobStatus::Finished, 9));
+
+    let mut world = running(1);
+    world.task_managers[0].commits = false;
+    change(&mut world, same_source(another(9)));
+    world.run(100);
+    let cancel = world.call(Call::Cancel { job: job_id(1) });
+    world.until("cancelled", |w| w.answers.contains_key(&cancel));
+    assert_eq!((&state(&world).status, &state(&world).change), (&JobStatus::Cancelled, &None));
+    let refused = change(&mut world, same_source(another(9)));
+    assert!(matches!(&world.answers[&refused], Answer::Refused(_)));
+}
+
+#[test]
+fn what_was_compared_with_another_file_is_refused_and_its_lookups_are_deleted() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    let before = DefinitionId::of(state(&world));
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let version =
+        LookupsVersion { id: LookupsId(Uuid::from_u128(77)), hash: 1, rows: vec![1], bytes: 1, read: WallTime(0) };
+    let late = Change { lookups: Some(version.clone()), ..same_source(another(10)) };
+    let request = world.call(Call::Change { from: before, change: Box::new(late.clone()) });
+    let Answer::Refused(Refusal::WrongState { reason }) = &world.answers[&request] else { panic!() };
+    assert_eq!(reason, "the job was changed meanwhile; try again");
+    assert!(world.deleted.contains(&object(job_id(1), version.id)));
+    change(&mut world, late);
+    in_force(&mut world, 10);
+    assert_eq!(state(&world).newest_cut().lookups, Some(version.id));
+    change(&mut world, same_source(another(11)));
+    in_force(&mut world, 11);
+    commits(&mut world, 3);
+    assert_eq!(state(&world).newest_cut().lookups, None);
+    world.until("given up", |w| state(w).lookups.stored.is_empty());
+}
+
+#[test]
+fn another_source_begins_where_it_says_and_nobody_goes_back_behind_it() {
+    let mut world = running(1);
+    world.until("two checkpoints", |w| w.job(1).checkpoints.iter().filter(|c| c.taken.is_some()).count() == 2);
+    let old = state(&world).checkpoints.clone();
+    let source = [(SplitId(0), Position(7)), (SplitId(9), Position(3))].into();
+    let other = Change { source: Some(source), ..same_source(another(9)) };
+    change(&mut world, other);
+    in_force(&mut world, 9);
+    let first = &state(&world).cuts[&state(&world).since];
+    assert_eq!(first.splits.keys().collect::<Vec<_>>(), [&SplitId(0), &SplitId(9)]);
+    assert_eq!((first.splits[&SplitId(0)].end, first.splits[&SplitId(0)].greatest), (Position(7), None));
+    assert!(state(&world).past.is_empty() && !state(&world).cuts.contains_key(&Epoch::ZERO));
+    assert!(
+        state(&world).checkpoints.iter().all(|c| old.iter().all(|o| o.manifest.checkpoint != c.manifest.checkpoint))
+    );
+    assert!(!world.deleted.is_empty(), "of checkpoints that are of no use");
+    commits(&mut world, 10);
+}
+
+#[test]
+fn another_event_time_begins_anew() {
+    let mut world = running(1);
+    world.until("a watermark", |w| w.job(1).watermark > EventTime::MIN);
+    let other = Change { time: true, ..same_source(another(9)) };
+    change(&mut world, other);
+    in_force(&mut world, 9);
+    let first = &state(&world).cuts[&state(&world).since];
+    assert!(first.watermark == EventTime::MIN && first.splits.values().all(|part| part.greatest.is_none()));
+    world.until("a watermark", |w| w.job(1).watermark > EventTime::MIN);
+}
+
+#[test]
+fn other_secrets_are_used_by_the_next_attempt_and_cut_nothing() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    world.task_managers[0].commits = false;
+    world.run(200);
+    let from = DefinitionId::of(state(&world));
+    let request = world.call(Call::Redefine { from, definition: Box::new(another(9)) });
+    world.until("answered", |w| w.answers.contains_key(&request));
+    assert_eq!(world.answers[&request], Answer::Changing { job: job_id(1) });
+    let sealed = state(&world).newest_cut().clone();
+    assert!((state(&world).definition.fingerprint, state(&world).since) == (9, Epoch::ZERO) && !sealed.last);
+    world.task_managers[0].commits = true;
+    commits(&mut world, 5);
+    assert!(deployments(&world).iter().all(|d| d.definition.fingerprint == 9));
+    assert!(state(&world).past.is_empty() && !state(&world).newest_cut().last);
+}
+
+/// A database is restored from a backup of before the change.
+#[test]
+fn a_target_behind_the_change_is_brought_forward_under_the_file_before() {
+    let mut world = running(2);
+    world.until("two checkpoints", |w| w.job(1).checkpoints.iter().filter(|c| c.taken.is_some()).count() == 2);
+    let back = state(&world).checkpoints[1].manifest.epoch;
+    commits(&mut world, 3);
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let since = state(&world).since;
+    commits(&mut world, 3);
+    world.task_managers.iter_mut().for_each(|tm| tm.checkpoints = false);
+    let mark = Mark { epoch: back, hash: CutHash(u128::from(back.0)) };
+    let ledger: BTreeMap<_, _> =
+        (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark)).collect();
+    world.task_managers.iter_mut().for_each(|tm| tm.ledger = ledger.clone());
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let failure = Failure::Retry { reason: "a link broke".into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    let past = |w: &World| deployments(w).iter().any(|d| d.until.is_some());
+    world.until("the past", |w| past(w) && w.job(1).phase == PhaseView::Running);
+    for deployment in deployments(&world) {
+        assert_eq!(
+            (deployment.definition.fingerprint, deployment.start.epoch, deployment.since),
+            (1, back, Epoch::ZERO)
+        );
+        assert_eq!((deployment.until.unwrap().next(), deployment.sealed().next()), (since, since));
+        assert!(!deployment.is_first());
+    }
+    let reason = world.job(1).reason.unwrap();
+    assert!(reason.contains("went back behind a change"), "{reason}");
+    // What it lacked is written.
+    world.task_managers.iter_mut().for_each(|tm| tm.ledger.clear());
+    world.until("back", |w| !past(w) && w.job(1).phase == PhaseView::Running);
+    assert_eq!(deployments(&world)[0].start.epoch, since);
+    assert_eq!(world.job(1).attempts.last().unwrap().reason, "goes on with the job file that followed");
+    world.task_managers.iter_mut().for_each(|tm| tm.checkpoints = true);
+    commits(&mut world, 20);
+}
+
+#[test]
+fn without_the_checkpoint_of_the_change_nobody_goes_back_behind_it() {
+    let mut world = running(1);
+    world.until("a checkpoint", |w| w.job(1).checkpoints.iter().any(|c| c.taken.is_some()));
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let since = state(&world).since;
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let id = KeyGroupId { stage: Stage(0), group: KeyGroup(0) };
+    let bad = Failure::BadSnapshot { key_group: id, epoch: since, reason: "checksum".into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure: bad });
+    let ended = |w: &World| matches!(state(w).status, JobStatus::Failed { .. });
+    world.until("failed or back", |w| ended(w) || w.job(1).attempt > attempt && w.job(1).phase == PhaseView::Running);
+    assert!(deployments(&world).iter().all(|d| d.until.is_none()));
+}
