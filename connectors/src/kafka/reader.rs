@@ -196,6 +196,10 @@ impl KafkaReader {
     }
 
     fn check_positions(&mut self) -> Result<(), KafkaError> {
+        // A new client hears of the brokers at once where it asks for them, and only every half second where it waits.
+        self.consumer
+            .fetch_metadata(Some(&self.topic), LOOK)
+            .map_err(|e| KafkaError::of_request(&e, &self.brokers, &self.topic))?;
         for (split, next) in &mut self.next {
             let (first, end) = self
                 .consumer
