@@ -88,8 +88,11 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
     match global.output {
         Format::Json => output::json(&answer),
         Format::Table if !answer.changes.is_empty() => {
-            let when = if arguments.wait { "runs" } else { "goes on, once everything before is committed," };
-            output::line(&format!("{}: {when} with this file, as {}", answer.name, answer.job))?;
+            let how = match arguments.wait {
+                true => "runs with this file",
+                false => "goes on with this file once everything before is committed",
+            };
+            output::line(&format!("{}: {how}, as {}", answer.name, answer.job))?;
             answer.changes.iter().try_for_each(|change| output::line(&format!("  {change}")))
         }
         Format::Table if answer.started => output::line(&format!("{}: submitted as {}", answer.name, answer.job)),

@@ -150,9 +150,11 @@ fn dedup(old: &JobSpec, new: &JobSpec) -> Option<Fate> {
     };
     let dropped = |what: &str, before: &[ColumnIndex], after: &[ColumnIndex]| {
         let (before, after) = (listed(old, before), listed(new, after));
-        let change =
-            if before == after { "its columns have".to_owned() } else { format!("from {before} to {after} it has") };
-        Some(Fate::Dropped { reason: format!("{what}: {change} changed") })
+        let how = match before == after {
+            true => "its columns have changed".to_owned(),
+            false => format!("it was {before}, and is {after}"),
+        };
+        Some(Fate::Dropped { reason: format!("{what}: {how}") })
     };
     if definitions(old, &before.key) != definitions(new, &after.key) {
         return dropped("the key is another one", &before.key, &after.key);
