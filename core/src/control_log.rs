@@ -50,6 +50,9 @@ pub struct JobState {
     /// By target: what the ledger holds of key groups that no longer write there.
     #[serde(default)]
     pub unused_marks: BTreeMap<String, BTreeMap<KeyGroupId, Mark>>,
+    /// An attempt brought targets forward up to here, under a definition of before, and no checkpoint was taken since.
+    #[serde(default)]
+    pub rewound: Option<Epoch>,
     pub status: JobStatus,
     pub attempt: Attempt,
     /// The attempt and plan that were deployed last, and where it resumed.

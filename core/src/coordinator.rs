@@ -34,7 +34,7 @@ use crate::ids::{
 use crate::lookups::LookupsVersion;
 use crate::message::{Instruction, Report};
 use crate::mistake::Mistake;
-use crate::record::{Change, JobDefinition, Record};
+use crate::record::{Change, JobDefinition, Record, Redefinition};
 
 /// Everything that can happen to the coordinator.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +113,7 @@ pub enum Call {
     /// The same with other addresses or secrets: in force with the next attempt, which begins at once.
     Redefine {
         from: DefinitionId,
-        definition: Box<JobDefinition>,
+        definitions: Box<Redefinition>,
     },
     /// Takes a checkpoint and pins it.
     Savepoint {
@@ -429,7 +429,7 @@ impl Coordinator {
             Done::Changing(logged) => job.changing(cx, logged),
             Done::Changed(logged) => job.changed(cx, logged),
             Done::Redefined(_) => job.redefined(cx),
-            Done::Ended(_) => job.ended(cx),
+            Done::Ended(logged) => job.ended(cx, logged),
             Done::Resumed(logged) => job.resumed(cx, logged),
         }
     }

@@ -77,6 +77,8 @@ pub struct Deployment {
     pub since: Epoch,
     /// Its last epoch, where another definition follows: the replay ends there, and nothing is read beyond.
     pub until: Option<Epoch>,
+    /// A target went back behind `since`: what only this definition writes to may be missing there.
+    pub rewound: bool,
     /// Splits that `start` does not know yet, and where they begin.
     pub joined: BTreeMap<SplitId, Position>,
     /// Of a job that reads files: those of the receiver's splits that do not end before `start`.
@@ -105,11 +107,11 @@ impl Deployment {
         self.newest().epoch
     }
 
-    /// True while nothing was sealed under this definition, so that what only it writes to can hold nothing: only then may
-    /// ledger rows be made.
+    /// True while nothing was sealed under this definition, so that what only it writes to can hold nothing, or where all of
+    /// it is replayed into targets that went back: only then may ledger rows be made.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.sealed() == self.since
+        self.sealed() == self.since || self.rewound && self.resume.values().all(|resume| *resume == self.since)
     }
 }
 

@@ -43,6 +43,18 @@ pub struct Change {
     pub time: bool,
     /// Of a job with lookups.
     pub lookups: Option<LookupsVersion>,
+    /// Definitions of before, by the epoch that they began with, with the addresses and secrets of now.
+    pub before: BTreeMap<Epoch, JobDefinition>,
+}
+
+/// The definitions of a job with the addresses and secrets of now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redefinition {
+    pub definition: JobDefinition,
+    /// That of a change which is asked for.
+    pub next: Option<JobDefinition>,
+    /// As of [`Change::before`].
+    pub before: BTreeMap<Epoch, JobDefinition>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,7 +126,8 @@ pub enum Record {
     },
     /// The same job with other addresses or secrets.
     Redefined {
-        definition: Box<JobDefinition>,
+        job: JobId,
+        definitions: Box<Redefinition>,
     },
     /// Everything under the definition before is in a checkpoint: the other one is in force, from an epoch of its own on.
     Changed {

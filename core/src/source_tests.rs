@@ -48,6 +48,7 @@ fn deployment(start: Cut, replay: Vec<Cut>) -> Deployment {
         attempt: Attempt(1),
         since: Epoch::ZERO,
         until: None,
+        rewound: false,
         definition: JobDefinition {
             id: JobId(Uuid::from_u128(9)),
             name: "vitals".into(),

@@ -8,7 +8,7 @@ use pulso_core::coordinator::Call;
 use pulso_core::cut::{Cut, CutHash, SplitCut};
 use pulso_core::ids::{Epoch, EventTime, JobId, Position, SplitId, WallTime};
 use pulso_core::lookups::LookupsVersion;
-use pulso_core::record::{Change, JobDefinition};
+use pulso_core::record::{Change, JobDefinition, Redefinition};
 use pulso_job::{AggregateSpec, Diagnostic, Diagnostics, JobSpec, Submission};
 
 use crate::fit::{self, Fit};
@@ -118,16 +118,23 @@ impl Submitted {
     /// In the place of the file of a job that there is.
     async fn change(mut self, standing: &Standing, wishes: Wishes, objects: &Objects) -> Result<Changed, Rejection> {
         let (from, id) = (standing.id, standing.definition.id);
-        let internal = |e: &dyn std::fmt::Display| Rejection::Internal(format!("the job of the control log: {e}"));
-        let before: Submission = serde_json::from_str(&standing.definition.submission).map_err(|e| internal(&e))?;
-        let old = without_secrets(&before, "job.toml").map_err(|e| internal(&e))?;
+        let before = read(&standing.definition)?;
+        let old = without_secrets(&before, "job.toml").map_err(|e| of_log(&e))?;
         let new = without_secrets(&self.submission, &self.file_name).map_err(Rejection::Mistakes)?;
-        if without_environment(&before) == without_environment(&self.submission) {
-            self.submission = Submission { environment: self.submission.environment, ..before };
-            let definition = Box::new(definition(id, &self.spec_again()?, &self.submission)?);
-            let changes = "addresses or secrets only: all state is kept".to_owned();
-            return Ok(Changed { call: Call::Redefine { from, definition }, changes, warnings: self.warnings });
+        let now = |old: &JobDefinition| with_environment(old, &self.submission.environment);
+        let mut earlier = standing.before.clone();
+        for definition in earlier.values_mut() {
+            *definition = now(definition)?;
         }
+        let wanted = standing.next.as_ref().unwrap_or(&standing.definition);
+        if without_environment(&read(wanted)?) == without_environment(&self.submission) {
+            let next = standing.next.as_ref().map(now).transpose()?;
+            let definitions = Redefinition { definition: now(&standing.definition)?, next, before: earlier };
+            let call = Call::Redefine { from, definitions: Box::new(definitions) };
+            let changes = "addresses or secrets only: all state is kept".to_owned();
+            return Ok(Changed { call, changes, warnings: self.warnings });
+        }
+        earlier.insert(from.since, now(&standing.definition)?);
         let comparison = pulso_job::compare(&old, &new);
         if comparison.drops() && !wishes.allow_state_drop {
             return Err(Rejection::InTheWay(format!(
@@ -137,7 +144,7 @@ impl Submitted {
             )));
         }
         let kept = pulso_job::kept(&old, before.kept.as_ref(), &new, &comparison);
-        self.submission.kept = Some(kept.ok_or_else(|| internal(&"its file has changed too often"))?);
+        self.submission.kept = Some(kept.ok_or_else(|| of_log(&"its file has changed too often"))?);
         self.spec = self.spec_again()?;
         self.ask_lookups().await?;
         if standing.status.is_active() {
@@ -149,7 +156,7 @@ impl Submitted {
         };
         let definition = definition(id, &self.spec, &self.submission)?;
         let lookups = self.read_lookups(id, objects).await?;
-        let change = Box::new(Change { definition, source, time: comparison.time, lookups });
+        let change = Box::new(Change { definition, source, time: comparison.time, lookups, before: earlier });
         let (call, changes) = (Call::Change { from, change }, comparison.to_string());
         Ok(Changed { call, changes, warnings: self.warnings })
     }
@@ -200,6 +207,26 @@ fn ended(standing: &Standing) -> String {
         "job {name} exists and {how}; `healthctl resume {name}` lets it go on where it ended, `healthctl submit --new` \
          starts another one from the beginning, which needs tables of its own"
     )
+}
+
+fn of_log(e: &dyn std::fmt::Display) -> Rejection {
+    Rejection::Internal(format!("the job of the control log: {e}"))
+}
+
+fn read(definition: &JobDefinition) -> Result<Submission, Rejection> {
+    serde_json::from_str(&definition.submission).map_err(|e| of_log(&e))
+}
+
+/// The same file with these values, where it names them.
+fn with_environment(old: &JobDefinition, now: &BTreeMap<String, String>) -> Result<JobDefinition, Rejection> {
+    let mut submission = read(old)?;
+    for (name, value) in &mut submission.environment {
+        if let Some(now) = now.get(name) {
+            value.clone_from(now);
+        }
+    }
+    let text = serde_json::to_string(&submission).map_err(|e| of_log(&e))?;
+    Ok(JobDefinition { submission: text, fingerprint: fingerprint(&submission), ..old.clone() })
 }
 
 /// Equal for files that differ in the values of the environment alone.

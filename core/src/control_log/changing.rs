@@ -12,7 +12,7 @@ use crate::cut::{Cut, SplitCut};
 use crate::files::FilesState;
 use crate::ids::{CheckpointId, Epoch, EventTime, JobId, KeyGroup, KeyGroupId, Stage, TargetId};
 use crate::message::{Counters, Snapshot};
-use crate::record::{Change, JobDefinition, Manifest};
+use crate::record::{Change, JobDefinition, Manifest, Redefinition};
 
 /// A definition that held before the one in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,12 @@ impl Era<'_> {
     #[must_use]
     pub fn has(&self, epoch: Epoch) -> bool {
         epoch >= self.since && self.until.is_none_or(|until| epoch <= until)
+    }
+
+    /// Its key groups write under this entry of the target's ledger.
+    #[must_use]
+    pub fn writes(&self, target: &str, key_group: KeyGroupId) -> bool {
+        self.target(target).is_some() && key_group.stage.0 < self.definition.stages
     }
 
     /// As a checkpoint's marks call it.
@@ -68,8 +74,19 @@ impl JobState {
     /// That of the attempt that was planned last: one attempt never has two.
     #[must_use]
     pub fn planned_era(&self) -> Era<'_> {
-        let resumed = self.plan.as_ref().and_then(|(_, _, resume)| resume.values().min().copied());
-        resumed.and_then(|resumed| self.eras().find(|era| era.has(resumed))).unwrap_or_else(|| self.era())
+        self.known_planned_era().unwrap_or_else(|| self.era())
+    }
+
+    /// The same; `None` too where nobody can go back there any more.
+    pub(crate) fn known_planned_era(&self) -> Option<Era<'_>> {
+        let (_, _, resume) = self.plan.as_ref()?;
+        let resumed = resume.values().min().copied()?;
+        self.eras().find(|era| era.has(resumed))
+    }
+
+    /// That which a definition began with, of an era that there is.
+    pub(crate) fn first_checkpoint(&self, era: &Era<'_>) -> Option<&Manifest> {
+        self.checkpoints.iter().map(|c| &c.manifest).find(|manifest| manifest.epoch == era.since)
     }
 
     /// The job is to come to its end, or to that of its definition.
@@ -92,6 +109,10 @@ impl JobState {
         let change = *self.change.take().ok_or(FoldError::ChangeTooEarly { job })?;
         let newest = self.newest_cut().epoch;
         let start = self.first_cut(&change);
+        // Whoever ends with its input goes on with another one.
+        if self.files.complete && self.status == JobStatus::Stopping {
+            self.status = JobStatus::Running;
+        }
         let manifest = self.carried_over(&change.definition, start.epoch);
         if change.source.is_some() {
             // Positions of other splits: nobody can go back behind here.
@@ -103,7 +124,15 @@ impl JobState {
         } else if newest > self.since {
             let (definition, since) = (self.definition.clone(), self.since);
             self.past.push(PastEra { definition, since, until: newest });
+        } else {
+            // Nothing was ever read under it: its epoch goes to the era before, and nothing of it is needed.
+            self.checkpoints.retain(|c| c.manifest.epoch < newest);
+            if let Some(last) = self.past.last_mut() {
+                last.until = newest;
+            }
         }
+        self.rewound = self.rewound.map(|_| newest);
+        self.with_secrets_of_now(&change.before);
         // Whether more will come depends on the file.
         self.files.complete = false;
         match &change.lookups {
@@ -116,6 +145,24 @@ impl JobState {
         self.checkpoints.push(RetainedCheckpoint { manifest, pinned: false });
         self.prune();
         Ok(())
+    }
+
+    pub(super) fn redefined(&mut self, definitions: &Redefinition) {
+        self.definition = definitions.definition.clone();
+        if let (Some(change), Some(next)) = (&mut self.change, &definitions.next) {
+            change.definition = next.clone();
+            change.before.extend(definitions.before.clone());
+            change.before.insert(self.since, definitions.definition.clone());
+        }
+        self.with_secrets_of_now(&definitions.before);
+    }
+
+    fn with_secrets_of_now(&mut self, before: &BTreeMap<Epoch, JobDefinition>) {
+        for era in &mut self.past {
+            if let Some(definition) = before.get(&era.since) {
+                era.definition = definition.clone();
+            }
+        }
     }
 
     /// The cut of the change.
@@ -133,12 +180,21 @@ impl JobState {
             epoch: newest.epoch.next(),
             clock: newest.clock,
             splits,
-            watermark: if change.time { EventTime::MIN } else { newest.watermark },
+            watermark: if change.time { EventTime::MIN } else { self.reached(newest) },
             idle: if change.time || change.source.is_some() { [].into() } else { newest.idle.clone() },
             last: false,
             lookups: change.lookups.as_ref().map(|version| version.id),
             previous: newest.hash(),
         }
+    }
+
+    /// The watermark of a cut; where the end of the input moved it behind everything, that of the records.
+    fn reached(&self, cut: &Cut) -> EventTime {
+        if cut.watermark < EventTime::MAX {
+            return cut.watermark;
+        }
+        let greatest = cut.splits.values().filter_map(|part| part.greatest).max();
+        greatest.map_or(EventTime::MIN, |time| EventTime(time.0.saturating_sub(self.definition.delay)))
     }
 
     /// The state as the other definition finds it. Targets keep their marks by name; those that nobody writes under any

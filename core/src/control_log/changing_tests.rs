@@ -84,7 +84,7 @@ fn change(state: &mut LogState, change: Change) {
 }
 
 fn to(definition: JobDefinition) -> Change {
-    Change { definition, source: None, time: false, lookups: None }
+    Change { definition, source: None, time: false, lookups: None, before: BTreeMap::new() }
 }
 
 fn snapshots(state: &LogState) -> &BTreeMap<KeyGroupId, Snapshot> {
@@ -183,6 +183,22 @@ fn other_event_times_and_sources_begin_anew() {
     let job = &state.jobs[&JOB];
     assert_eq!(job.newest_cut().splits.keys().collect::<Vec<_>>(), [&SplitId(4)]);
     assert_eq!((job.cuts.len(), job.checkpoints.len(), job.past.len()), (1, 1, 0));
+}
+
+#[test]
+fn behind_the_end_of_its_input_a_job_goes_on_with_the_time_of_its_records() {
+    let mut state = submitted();
+    let newest = state.jobs[&JOB].newest_cut();
+    let cut = Cut { epoch: Epoch(1), previous: newest.hash(), watermark: EventTime::MAX, ..newest.clone() };
+    state.apply(&Record::Cut { job: JOB, cut }).unwrap();
+    let found = Record::FilesFound { job: JOB, files: vec![], gone: vec![], complete: true };
+    state.apply(&found).unwrap();
+    state.apply(&Record::Stopping { job: JOB }).unwrap();
+    checkpoint(&mut state, |_, _| None);
+    change(&mut state, to(definition(2, 1, &["a"])));
+    let job = &state.jobs[&JOB];
+    assert_eq!((job.newest_cut().watermark, &job.status), (EventTime(5), &JobStatus::Running));
+    assert!(!job.files.complete);
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl LogState {
                     return Err(FoldError::AttemptOutOfOrder { job: *job, newest: state.attempt, found: *attempt });
                 }
                 state.plan = Some((*attempt, plan.clone(), resume.clone()));
+                state.rewound = state.planned_era().until.or(state.rewound);
             }
             Record::Cut { job, cut } => self.job(*job)?.cut(*job, cut)?,
             Record::SplitsJoined { job, splits } => {
@@ -87,7 +88,7 @@ impl LogState {
                 state.change = Some(change.clone());
                 state.stopping_after = state.newest_cut().epoch;
             }
-            Record::Redefined { definition } => self.job(definition.id)?.definition = *definition.clone(),
+            Record::Redefined { job, definitions } => self.job(*job)?.redefined(definitions),
             Record::Changed { job } => self.job(*job)?.changed(*job)?,
             Record::Stopping { job } => {
                 let state = self.job(*job)?;
@@ -132,6 +133,7 @@ impl LogState {
             past: Vec::new(),
             change: None,
             unused_marks: BTreeMap::new(),
+            rewound: None,
             status: JobStatus::Running,
             attempt: Attempt::default(),
             plan: None,
@@ -219,6 +221,7 @@ impl JobState {
             return Err(FoldError::UnknownCheckpoint { job, checkpoint: manifest.checkpoint });
         }
         self.checkpoints.push(RetainedCheckpoint { manifest: manifest.clone(), pinned: false });
+        self.rewound = None;
         self.prune();
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::epochs::Epochs;
 use super::job::{Context, Deployed, Job, Phase, Preparing, Running};
 use super::journal::{AttemptLogged, Durable, PlanLogged, Then};
-use super::recovery::{Decision, Facts, Origin, Prepared, Recovery, decide};
+use super::recovery::{Decision, Facts, Origin, Prepared, Readings, Recovery, decide};
 use super::view::AttemptView;
 use super::{Epoch, SplitId, TaskManagerId};
 use crate::control_log::{Era, JobState};
@@ -157,7 +157,12 @@ impl Job {
     ) -> Result<(Plan, Recovery), String> {
         let state = cx.journal.job(self.id);
         let mut lost = String::new();
-        for era in state.eras() {
+        // Who comes forward leaves no era out: some targets may have rows of that one alone.
+        let next = |era: &Era<'_>| state.rewound.is_none_or(|until| era.since <= until.next());
+        for era in state.eras().filter(next) {
+            if !comes_forward(state, &era, &self.readings) {
+                continue;
+            }
             let plan = plan(state, &era, members);
             let facts = Facts {
                 plan: &plan,
@@ -175,13 +180,17 @@ impl Job {
                 Decision::Lost { reason } if lost.is_empty() => lost = reason,
                 Decision::Lost { .. } => {}
             }
-            let first = state.checkpoints.iter().map(|c| &c.manifest).find(|manifest| manifest.epoch == era.since);
-            let comes_back = first.is_some_and(|manifest| !self.bad.contains(&manifest.checkpoint));
-            if self.readings.is_empty() || !comes_back {
+            let first = state.first_checkpoint(&era).filter(|manifest| !self.bad.contains(&manifest.checkpoint));
+            if self.readings.is_empty() || first.is_none() {
                 break;
             }
         }
-        Err(lost)
+        match lost.is_empty() {
+            true => {
+                Err("no definition of before is left by which targets that went back can be brought forward".to_owned())
+            }
+            false => Err(lost),
+        }
     }
 
     pub(super) fn plan_logged(&mut self, cx: &mut Context, logged: Durable<Box<PlanLogged>>) {
@@ -216,6 +225,7 @@ impl Job {
             definition: era.definition.clone(),
             since: era.since,
             until: era.until,
+            rewound: state.rewound.is_some(),
             plan: logged.plan.clone(),
             resume: logged.recovery.resume.clone(),
             restore: BTreeMap::new(),
@@ -320,7 +330,12 @@ impl Job {
                     self.retry(cx, format!("snapshot of key group {key_group} at epoch {epoch}: {reason}"));
                 }
             }
-            Failure::Fatal { reason } => self.fail(cx, reason),
+            // What an attempt that has ended meanwhile could not do the next one may.
+            Failure::Fatal { reason } => {
+                if self.phase.deployed().is_some() {
+                    self.fail(cx, reason);
+                }
+            }
         }
     }
 }
@@ -330,6 +345,20 @@ impl Job {
 fn behind(recovery: &Recovery, target: TargetId, readings: &BTreeMap<KeyGroupId, Mark>) -> bool {
     let brought = |id: &KeyGroupId| recovery.origins.get(id).map(|origin: &Origin| origin.mark(target).epoch);
     readings.iter().any(|(id, reading)| brought(id).is_none_or(|epoch| reading.epoch < epoch))
+}
+
+/// The checkpoint by which the job comes forward from an era is not ahead of targets that the era does not write to.
+fn comes_forward(state: &JobState, era: &Era<'_>, readings: &Readings) -> bool {
+    let Some(until) = era.until else { return true };
+    let ahead = |((target, key_group), reading): (&(String, KeyGroupId), &Mark)| {
+        let later = state.eras().filter(|later| later.since > until && later.writes(target, *key_group));
+        let first = later.min_by_key(|later| later.since).and_then(|later| {
+            let snapshot = state.first_checkpoint(&later)?.snapshots.get(key_group)?;
+            snapshot.marks.get(&later.target(target)?)
+        });
+        !era.writes(target, *key_group) && first.is_some_and(|mark| mark.epoch > reading.epoch)
+    };
+    !readings.iter().any(ahead)
 }
 
 /// Files of a member's splits that do not end before `start`.

@@ -22,7 +22,7 @@ impl Coordinator {
         let job = match call {
             Call::Submit(new) => return self.submit(request, *new),
             Call::Change { from, change } => return self.change(request, from, *change),
-            Call::Redefine { from, definition } => return self.redefine(request, from, *definition),
+            Call::Redefine { from, definitions } => return self.redefine(request, from, *definitions),
             Call::Savepoint { job } | Call::Stop { job } | Call::Cancel { job } | Call::Resume { job } => job,
         };
         if let Call::Resume { .. } = call
@@ -217,12 +217,17 @@ impl Job {
     }
 
     pub(super) fn end(&mut self, cx: &mut Context, records: Vec<Record>, outcome: Outcome) {
+        // A cancelled job goes on with no change that it was asked for.
+        let change = cx.journal.job(self.id).change.as_ref().filter(|_| matches!(outcome, Outcome::Cancelled));
+        let lookups = change.and_then(|change| change.lookups.as_ref());
+        let objects = lookups.map(|version| object(self.id, version.id)).into_iter().collect();
         self.leave(cx, Phase::Ending(outcome));
-        cx.journal.append(self.id, records, Then::Ended(()));
+        cx.journal.append(self.id, records, Then::Ended(objects));
     }
 
     /// The job's end is durable: only now may TaskManagers drop what they hold.
-    pub(super) fn ended(&mut self, cx: &mut Context) {
+    pub(super) fn ended(&mut self, cx: &mut Context, logged: Durable<Vec<String>>) {
+        delete(cx, logged.into_inner());
         let Phase::Ending(outcome) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
         let attempt = cx.journal.job(self.id).attempt;
         for member in cx.members.ids() {

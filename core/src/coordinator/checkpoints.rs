@@ -181,7 +181,8 @@ impl Job {
             return;
         }
         let state = cx.journal.job(self.id);
-        let unpinned: Vec<&RetainedCheckpoint> = state.checkpoints.iter().filter(|c| !c.pinned).collect();
+        let unpinned: Vec<&RetainedCheckpoint> =
+            state.checkpoints.iter().filter(|c| !c.pinned && !is_bridge(state, c)).collect();
         let beyond = unpinned.len().saturating_sub(kept);
         if beyond == 0 {
             return;
@@ -213,7 +214,7 @@ impl Job {
     /// The job has drained: it is finished.
     pub(super) fn finish_stopping(&mut self, cx: &mut Context) {
         let state = cx.journal.job(self.id);
-        if !self.has_drained(state) {
+        if !self.has_drained(state) || self.asking {
             return;
         }
         let Some(newest) = state.checkpoints.last().map(|c| &c.manifest) else { return };
@@ -236,8 +237,18 @@ fn can_take(running: &Running, state: &JobState, committed: Epoch) -> bool {
     committed > newest && committed >= flushed
 }
 
+/// By it somebody who goes back behind a change, to a savepoint, comes forward again.
+fn is_bridge(state: &JobState, checkpoint: &RetainedCheckpoint) -> bool {
+    let epoch = checkpoint.manifest.epoch;
+    let ends = state.past.iter().any(|past| past.until.next() == epoch);
+    ends && state
+        .checkpoints
+        .iter()
+        .any(|c| c.pinned && c.manifest.epoch < epoch && state.cuts.contains_key(&c.manifest.epoch))
+}
+
 /// Objects that only these checkpoints name.
-pub(super) fn unneeded(state: &JobState, checkpoints: &[CheckpointId]) -> Vec<String> {
+fn unneeded(state: &JobState, checkpoints: &[CheckpointId]) -> Vec<String> {
     let (given_up, kept): (Vec<_>, Vec<_>) =
         state.checkpoints.iter().map(|c| &c.manifest).partition(|m| checkpoints.contains(&m.checkpoint));
     let objects = |manifests: &[&Manifest]| -> BTreeSet<String> {

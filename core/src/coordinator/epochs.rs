@@ -241,5 +241,5 @@ fn windows_wait(state: &JobState) -> bool {
     let before = state.cuts.range(..newest.epoch).next_back();
     state.definition.has_windows
         && newest.epoch > Epoch::ZERO
-        && before.is_none_or(|(_, before)| before.watermark < newest.watermark)
+        && (newest.epoch == state.since || before.is_none_or(|(_, before)| before.watermark < newest.watermark))
 }

@@ -119,7 +119,8 @@ impl Job {
         let state = cx.journal.job(self.id);
         let running = matches!(self.phase, Phase::Running(_)) && state.status == JobStatus::Running;
         let ended = state.files.has_ended(state.newest_cut()) && !state.end_is_not_cut();
-        if running && !self.files.ending && ended {
+        let changes = state.change.is_some() || self.asking;
+        if running && !changes && !self.files.ending && ended {
             self.files.ending = true;
             cx.journal.append(self.id, vec![Record::Stopping { job: self.id }], Then::Stopping(()));
         }

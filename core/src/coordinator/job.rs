@@ -69,6 +69,8 @@ pub(super) struct Job {
     pub(super) collecting: bool,
     /// A `Changing` is on its way.
     pub(super) asking: bool,
+    /// The era before a change that was left last, by its last epoch, and the newest one then.
+    pub(super) left: Option<(Epoch, Epoch)>,
     pub(super) files: Files,
 }
 
@@ -221,6 +223,7 @@ impl Job {
             schedule: Schedule::new(state, now),
             collecting: false,
             asking: false,
+            left: None,
             files: Files::default(),
         }
     }

@@ -103,7 +103,7 @@ continuations! {
     Changed(Vec<String>),
     Redefined(()),
     Stopping(()),
-    Ended(()),
+    Ended(Vec<String>),
     Resumed(Vec<String>),
 }
 

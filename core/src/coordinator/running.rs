@@ -61,7 +61,9 @@ impl Job {
     /// Of the newest attempt, while the job is neither ended nor about to.
     fn is_newest(&self, cx: &Context, attempt: Attempt) -> bool {
         let over = matches!(self.phase, Phase::Changing | Phase::Ending(_) | Phase::Ended | Phase::Resuming);
-        !over && cx.journal.job(self.id).attempt == attempt
+        let state = cx.journal.job(self.id);
+        // Of a definition that nobody can go back to, nothing that is said of targets counts.
+        !over && state.attempt == attempt && (state.plan.is_none() || state.known_planned_era().is_some())
     }
 
     fn takes_part(&self, from: TaskManagerId, attempt: Attempt) -> bool {

@@ -79,6 +79,7 @@ fn deployment(attempt: u64, start: u64, sealed: u64, restore: [(KeyGroupId, Rest
         attempt: Attempt(attempt),
         since: Epoch::ZERO,
         until: None,
+        rewound: false,
         definition: JobDefinition {
             id: JOB,
             name: "vitals".into(),

@@ -12,11 +12,11 @@ use pulso_core::ids::{
 use pulso_core::ledger::Mark;
 use pulso_core::lookups::{LookupsVersion, object};
 use pulso_core::message::{Deployment, Failure, Instruction, Report, Restore};
-use pulso_core::record::{Change, JobDefinition};
+use pulso_core::record::{Change, JobDefinition, Redefinition};
 use uuid::Uuid;
 
 use crate::jobs::{commits, running};
-use crate::world::{World, definition, job_id, start};
+use crate::world::{TARGET, World, definition, job_id, start};
 
 pub(crate) fn state(world: &World) -> &JobState {
     &world.checker.durable.jobs[&job_id(1)]
@@ -27,7 +27,7 @@ fn another(fingerprint: u64) -> JobDefinition {
 }
 
 fn same_source(definition: JobDefinition) -> Change {
-    Change { definition, source: None, time: false, lookups: None }
+    Change { definition, source: None, time: false, lookups: None, before: BTreeMap::new() }
 }
 
 pub(crate) fn change(world: &mut World, change: Change) -> RequestId {
@@ -148,8 +148,10 @@ fn an_ended_job_goes_on_with_the_file_at_once_where_nothing_is_left_to_commit() 
     commits(&mut world, 5);
     // A job that could never begin has nothing either.
     let mut world = World::new(1, 1);
+    world.input = u64::MAX;
     world.call(Call::Submit(Box::new(NewJob { definition: definition(1, "vitals"), start: start(3), lookups: None })));
-    world.run(4);
+    world.until("running", |w| w.checker.durable.jobs.contains_key(&job_id(1)) && w.job(1).phase == PhaseView::Running);
+    world.input = 3;
     let session = world.task_managers[0].session.unwrap();
     let failure = Failure::Fatal { reason: "no such table".into() };
     let attempt = world.job(1).attempt;
@@ -264,7 +266,8 @@ fn other_secrets_are_used_by_the_next_attempt_and_cut_nothing() {
     world.task_managers[0].commits = false;
     world.run(200);
     let from = DefinitionId::of(state(&world));
-    let request = world.call(Call::Redefine { from, definition: Box::new(another(9)) });
+    let definitions = Redefinition { definition: another(9), next: None, before: BTreeMap::new() };
+    let request = world.call(Call::Redefine { from, definitions: Box::new(definitions) });
     world.until("answered", |w| w.answers.contains_key(&request));
     assert_eq!(world.answers[&request], Answer::Changing { job: job_id(1) });
     let sealed = state(&world).newest_cut().clone();
@@ -273,6 +276,17 @@ fn other_secrets_are_used_by_the_next_attempt_and_cut_nothing() {
     commits(&mut world, 5);
     assert!(deployments(&world).iter().all(|d| d.definition.fingerprint == 9));
     assert!(state(&world).past.is_empty() && !state(&world).newest_cut().last);
+}
+
+/// The ledger is as it was after this epoch, and the next attempt finds that.
+fn went_back(world: &mut World, epoch: Epoch) {
+    let mark = Mark { epoch, hash: CutHash(u128::from(epoch.0)) };
+    let ledger: BTreeMap<_, _> =
+        (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark)).collect();
+    world.task_managers.iter_mut().for_each(|tm| tm.ledger = ledger.clone());
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let failure = Failure::Retry { reason: "a link broke".into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
 }
 
 /// A database is restored from a backup of before the change.
@@ -287,13 +301,7 @@ fn a_target_behind_the_change_is_brought_forward_under_the_file_before() {
     let since = state(&world).since;
     commits(&mut world, 3);
     world.task_managers.iter_mut().for_each(|tm| tm.checkpoints = false);
-    let mark = Mark { epoch: back, hash: CutHash(u128::from(back.0)) };
-    let ledger: BTreeMap<_, _> =
-        (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark)).collect();
-    world.task_managers.iter_mut().for_each(|tm| tm.ledger = ledger.clone());
-    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
-    let failure = Failure::Retry { reason: "a link broke".into() };
-    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    went_back(&mut world, back);
     let past = |w: &World| deployments(w).iter().any(|d| d.until.is_some());
     world.until("the past", |w| past(w) && w.job(1).phase == PhaseView::Running);
     for deployment in deployments(&world) {
@@ -312,6 +320,102 @@ fn a_target_behind_the_change_is_brought_forward_under_the_file_before() {
     assert_eq!(deployments(&world)[0].start.epoch, since);
     assert_eq!(world.job(1).attempts.last().unwrap().reason, "goes on with the job file that followed");
     world.task_managers.iter_mut().for_each(|tm| tm.checkpoints = true);
+    commits(&mut world, 20);
+}
+
+/// A file that fails before it has read anything, and the one that mends it: the way back leads over both.
+#[test]
+fn a_definition_without_an_epoch_leaves_no_gap() {
+    let mut world = running(1);
+    world.until("two checkpoints", |w| w.job(1).checkpoints.iter().filter(|c| c.taken.is_some()).count() == 2);
+    let back = state(&world).checkpoints[1].manifest.epoch;
+    world.input = u64::MAX;
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    assert_eq!(state(&world).newest_cut().epoch, state(&world).since);
+    let failure = Failure::Fatal { reason: "no such table".into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    world.until("failed", |w| matches!(state(w).status, JobStatus::Failed { .. }));
+    change(&mut world, same_source(another(10)));
+    in_force(&mut world, 10);
+    let eras: Vec<_> = state(&world).eras().map(|era| era.definition.fingerprint).collect();
+    assert_eq!(eras, [10, 1]);
+    assert_eq!(state(&world).past[0].until.next(), state(&world).since);
+    world.task_managers[0].checkpoints = false;
+    world.input = 3;
+    commits(&mut world, 3);
+    went_back(&mut world, back);
+    world.until("the past", |w| deployments(w)[0].until.is_some() && w.job(1).phase == PhaseView::Running);
+    assert_eq!(deployments(&world)[0].definition.fingerprint, 1);
+    world.task_managers[0].ledger.clear();
+    world.until("back", |w| deployments(w)[0].until.is_none() && w.job(1).phase == PhaseView::Running);
+    let deployment = deployments(&world)[0];
+    assert!(deployment.start.epoch == state(&world).since && deployment.rewound && deployment.is_first());
+    world.task_managers[0].checkpoints = true;
+    world.until("a checkpoint", |w| state(w).rewound.is_none());
+    commits(&mut world, 3);
+}
+
+/// Whatever is brought forward is behind again: the address of before leads elsewhere.
+#[test]
+fn a_target_that_is_brought_forward_in_vain_fails_the_job() {
+    let mut world = running(1);
+    world.until("two checkpoints", |w| w.job(1).checkpoints.iter().filter(|c| c.taken.is_some()).count() == 2);
+    let back = state(&world).checkpoints[1].manifest.epoch;
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    commits(&mut world, 3);
+    world.task_managers[0].checkpoints = false;
+    world.input = u64::MAX;
+    went_back(&mut world, back);
+    // The TaskManager finds the same whenever it looks, also after it has written what was missing.
+    world.until("failed", |w| matches!(state(w).status, JobStatus::Failed { .. }));
+    let reason = world.job(1).reason.unwrap();
+    assert!(reason.contains("does its address lead to another one now"), "{reason}");
+}
+
+/// An era that does not write to a target cannot bring it forward.
+#[test]
+fn a_target_that_came_again_and_is_behind_fails_the_job_where_nobody_can_write_it() {
+    let mut world = running(1);
+    world.until("two checkpoints", |w| w.job(1).checkpoints.iter().filter(|c| c.taken.is_some()).count() == 2);
+    let without = JobDefinition { targets: vec!["another".into()], ..another(9) };
+    change(&mut world, same_source(without));
+    in_force(&mut world, 9);
+    commits(&mut world, 3);
+    // The first definition is forgotten, and with it the way to bring the warehouse forward.
+    world.until("only newer checkpoints", |w| state(w).past.is_empty());
+    change(&mut world, same_source(another(10)));
+    in_force(&mut world, 10);
+    assert!(state(&world).checkpoints.last().unwrap().manifest.snapshots.values().all(|s| s.marks.len() == 1));
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let reading = (KeyGroupId { stage: Stage(0), group: KeyGroup(0) }, Mark::NOTHING);
+    let failure = Failure::WentBack { target: TARGET, readings: [reading].into() };
+    world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    world.until("failed", |w| matches!(state(w).status, JobStatus::Failed { .. }));
+    let reason = world.job(1).reason.unwrap();
+    assert!(reason.contains("target warehouse went back"), "{reason}");
+}
+
+#[test]
+fn a_savepoint_of_before_stays_a_way_back() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    let savepoint = world.call(Call::Savepoint { job: job_id(1) });
+    world.until("a savepoint", |w| w.answers.contains_key(&savepoint));
+    let Answer::SavepointTaken { epoch, .. } = world.answers[&savepoint] else { panic!() };
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let since = state(&world).since;
+    let newer = |w: &World| state(w).checkpoints.iter().filter(|c| c.manifest.epoch > since).count();
+    world.until("newer checkpoints", |w| newer(w) >= 3 && w.job(1).checkpoints.len() <= 6);
+    commits(&mut world, 50);
+    assert_eq!(state(&world).past.len(), 1);
+    went_back(&mut world, epoch);
+    world.until("the past", |w| deployments(w)[0].until.is_some() && w.job(1).phase == PhaseView::Running);
+    assert_eq!(deployments(&world)[0].start.epoch, epoch);
+    world.task_managers[0].ledger.clear();
     commits(&mut world, 20);
 }
 

@@ -1,5 +1,7 @@
 //! Random sequences of everything, and then peace: nothing forbidden happens, and the job goes on.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use pulso_core::control_log::JobStatus;
 use pulso_core::coordinator::{Answer, Call, DefinitionId, Event, NewJob, PhaseView};
@@ -7,7 +9,7 @@ use pulso_core::cut::CutHash;
 use pulso_core::ids::{Attempt, CheckpointId, Epoch, KeyGroup, KeyGroupId, Position, SplitId, Stage};
 use pulso_core::ledger::Mark;
 use pulso_core::message::{Counters, Failure, Report, Snapshot, SplitReport, Verdict};
-use pulso_core::record::{Change, JobDefinition};
+use pulso_core::record::{Change, JobDefinition, Redefinition};
 
 use crate::world::{TARGET, World, definition, job_id, start};
 
@@ -81,9 +83,11 @@ fn change(world: &mut World, fingerprint: u64) {
     let from = DefinitionId::of(&world.checker.durable.jobs[&job_id(1)]);
     let definition = JobDefinition { fingerprint, ..definition(1, "vitals") };
     let call = if world.chance.one_in(4) {
-        Call::Redefine { from, definition: Box::new(definition) }
+        let definitions = Redefinition { definition, next: None, before: BTreeMap::new() };
+        Call::Redefine { from, definitions: Box::new(definitions) }
     } else {
-        Call::Change { from, change: Box::new(Change { definition, source: None, time: false, lookups: None }) }
+        let change = Change { definition, source: None, time: false, lookups: None, before: BTreeMap::new() };
+        Call::Change { from, change: Box::new(change) }
     };
     world.call(call);
 }

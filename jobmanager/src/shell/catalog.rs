@@ -48,9 +48,10 @@ impl Catalog {
                         entry.definition = next;
                     }
                 }),
-                Record::Redefined { definition } => {
-                    self.change(definition.id, |entry| entry.definition = *definition.clone());
-                }
+                Record::Redefined { job, definitions } => self.change(*job, |entry| {
+                    entry.definition = definitions.definition.clone();
+                    entry.next = entry.next.take().map(|next| definitions.next.clone().unwrap_or(next));
+                }),
                 Record::Finished { job } | Record::Cancelled { job } | Record::Failed { job, .. } => {
                     self.activate(*job, false);
                 }

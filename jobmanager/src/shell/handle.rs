@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pulso_core::control_log::{JobState, JobStatus};
 use pulso_core::coordinator::{Answer, Call, DefinitionId};
 use pulso_core::files::{FileNumber, FilesState, FoundFile};
-use pulso_core::ids::{JobId, Position, SessionId, SplitId, TaskManagerId};
+use pulso_core::ids::{Epoch, JobId, Position, SessionId, SplitId, TaskManagerId};
 use pulso_core::lookups::{LookupsState, LookupsVersion};
 use pulso_core::message::Report;
 use pulso_core::record::JobDefinition;
@@ -51,13 +51,23 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Standing {
     pub(crate) definition: JobDefinition,
+    /// Asked for.
+    pub(crate) next: Option<JobDefinition>,
+    /// Those of before, by the epoch that they began with.
+    pub(crate) before: BTreeMap<Epoch, JobDefinition>,
     pub(crate) id: DefinitionId,
     pub(crate) status: JobStatus,
 }
 
 impl Standing {
     pub(crate) fn of(state: &JobState) -> Self {
-        Self { definition: state.definition.clone(), id: DefinitionId::of(state), status: state.status.clone() }
+        Self {
+            definition: state.definition.clone(),
+            next: state.change.as_ref().map(|change| change.definition.clone()),
+            before: state.past.iter().map(|era| (era.since, era.definition.clone())).collect(),
+            id: DefinitionId::of(state),
+            status: state.status.clone(),
+        }
     }
 }
 

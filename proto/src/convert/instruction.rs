@@ -125,6 +125,7 @@ fn deploy_to_wire(deployment: Deployment) -> v1::Deploy {
         window: deployment.window,
         since: deployment.since.0,
         until: deployment.until.map(|epoch| epoch.0),
+        rewound: deployment.rewound,
         files: deployment.files.into_iter().map(file_to_wire).collect(),
     }
 }
@@ -156,6 +157,7 @@ fn deployment(job: JobId, attempt: Attempt, deploy: v1::Deploy) -> Result<Deploy
         window: deploy.window,
         since: Epoch(deploy.since),
         until: deploy.until.map(Epoch),
+        rewound: deploy.rewound,
         files: deploy.files.into_iter().map(placed_file).collect(),
     })
 }

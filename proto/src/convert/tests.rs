@@ -158,12 +158,12 @@ fn restore() -> impl Strategy<Value = Restore> {
 fn deployment() -> impl Strategy<Value = Deployment> {
     let first = (job(), attempt(), definition(), plan(), btree_map(key_group(), epoch(), 0..3));
     let joined = (btree_map(split(), any::<i64>().prop_map(Position), 0..3), vec(file(), 0..3));
-    let era = (epoch(), proptest::option::of(epoch()));
+    let era = (epoch(), proptest::option::of(epoch()), any::<bool>());
     let second = (btree_map(key_group(), restore(), 0..3), cut(), vec(cut(), 0..3), joined, epoch(), any::<u64>(), era);
     (first, second).prop_map(
         |(
             (job, attempt, definition, plan, resume),
-            (restore, start, replay, (joined, files), committed, window, (since, until)),
+            (restore, start, replay, (joined, files), committed, window, (since, until, rewound)),
         )| {
             Deployment {
                 job,
@@ -180,6 +180,7 @@ fn deployment() -> impl Strategy<Value = Deployment> {
                 window,
                 since,
                 until,
+                rewound,
             }
         },
     )

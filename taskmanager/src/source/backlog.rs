@@ -186,6 +186,7 @@ mod tests {
             attempt: Attempt(1),
             since: Epoch::ZERO,
             until: None,
+            rewound: false,
             definition,
             plan: Plan { splits: BTreeMap::from([(SPLIT, me)]), ..Plan::default() },
             resume: BTreeMap::new(),

@@ -271,3 +271,50 @@ async fn a_database_restored_from_before_the_change_gets_all_rows_again() -> Res
     ensure!(fevers.iter().all(|(patient, rows)| again.get(patient) >= Some(rows)), "rows of the new table are missing");
     scene.is_conserved().await
 }
+
+const STREAM: &str = r#"
+[target.stream]
+type = "kafka"
+brokers = { env = "KAFKA_BROKERS" }
+
+[[sink]]
+to = "stream"
+topic = "out"
+"#;
+
+/// A target that leaves the file and comes again goes on behind what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_may_go_and_come_again() -> Result<()> {
+    let mut scene = Scene::set(2, &[], |job| job).await?;
+    let mut expected = Counts::new();
+    for round in 0..4 {
+        let with = round % 2 == 1;
+        if round > 0 {
+            submit(&scene.cluster, &[], |job| if with { job + STREAM } else { job })?;
+        }
+        let readings = scene.input.new_readings(400);
+        scene.input.send_readings(&readings).await?;
+        if with {
+            for (patient, count) in patients(&readings) {
+                *expected.entry(patient).or_default() += count;
+            }
+        }
+    }
+    scene.table_is_right().await?;
+    scene.task_managers.remove(0).kill()?;
+    scene.input.send(500).await?;
+    scene.table_is_right().await?;
+    until_ok("the topic to have what came while it was a target", LIMIT, async || {
+        let mut found = Counts::new();
+        for message in pulso_e2e::committed(scene.world.kafka.brokers(), "out")? {
+            let row: serde_json::Value = serde_json::from_str(message.text())?;
+            let patient = row["patient_id"].as_str().context("a patient")?.to_owned();
+            *found.entry(patient).or_default() += 1;
+        }
+        let at_least = expected.iter().all(|(patient, count)| found.get(patient) >= Some(count));
+        let (sum, wanted) = (found.values().sum::<i64>(), expected.values().sum::<i64>());
+        ensure!(at_least && sum >= wanted, "{sum} messages, {wanted} were expected");
+        Ok(())
+    })
+    .await
+}

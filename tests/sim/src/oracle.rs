@@ -14,6 +14,7 @@ pub(crate) type Key = (TargetId, Epoch, KeyGroupId);
 
 #[derive(Default)]
 pub(crate) struct Oracle {
+    /// Of the definition in force: the first ones.
     pub(crate) targets: u16,
     pub(crate) key_groups: u16,
     pub(crate) stages: u8,

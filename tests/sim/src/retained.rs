@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use pulso_core::control_log::{Era, JobState};
 use pulso_core::ids::{CheckpointId, TargetId};
 use pulso_core::record::Manifest;
 
@@ -34,19 +35,40 @@ impl Retained {
 
     /// True where the ledger of `contents` is one that the job can follow back, even if one more checkpoint completes
     /// meanwhile and the oldest is given up for it.
-    pub(crate) fn precedes(&self, target: TargetId, contents: &Contents, objects: &Objects, key_groups: usize) -> bool {
+    pub(crate) fn precedes(
+        &self,
+        target: TargetId,
+        contents: &Contents,
+        objects: &Objects,
+        job: Option<&JobState>,
+        key_groups: usize,
+    ) -> bool {
+        let safe = |at: usize| self.manifests.len() < 3 || at > 0;
+        let manifests = || self.manifests.iter().enumerate().filter(|(at, _)| safe(*at)).map(|(_, (m, _))| m);
+        let writes = |era: &Era<'_>| era.definition.targets.len() > usize::from(target.0);
+        // It may be as it was before it became a target, where the definition before is still a way back.
+        if let Some(job) = job
+            && contents.ledger.is_empty()
+            && let Some(before) = job.eras().nth(1).filter(|before| !writes(before) && writes(&job.era()))
+        {
+            let first = job.checkpoints.iter().map(|c| &c.manifest).find(|m| m.epoch == job.since);
+            let is_new = |m: &Manifest| m.snapshots.values().all(|snapshot| !snapshot.marks.contains_key(&target));
+            let has_first = first.is_some_and(|first| is_new(first) && is_whole(first, objects));
+            return has_first && manifests().any(|m| before.has(m.epoch) && is_whole(m, objects));
+        }
         if contents.ledger.len() < key_groups {
             return false;
         }
-        let safe = |at: usize| self.manifests.len() < 3 || at > 0;
         let fits = |manifest: &Manifest| {
-            is_whole(manifest, objects)
+            let era = job.and_then(|job| job.eras().find(|era| era.has(manifest.epoch)));
+            era.is_some_and(|era| writes(&era))
+                && is_whole(manifest, objects)
                 && manifest.snapshots.iter().all(|(key_group, snapshot)| {
                     let mark = snapshot.marks.get(&target).copied().unwrap_or_default();
                     contents.ledger.get(key_group).is_some_and(|e| e.row.mark >= mark)
                 })
         };
-        !self.begun || self.manifests.iter().enumerate().any(|(at, (m, _))| safe(at) && fits(m))
+        !self.begun || manifests().any(fits)
     }
 
     /// Objects of the newest checkpoint that no older one names, while two others are whole.

@@ -41,6 +41,8 @@ pub(crate) struct TaskManager {
     pub(crate) leaving: bool,
     /// From which epoch on its definition holds, and the fingerprint: what runs here is of no other.
     pub(crate) definition: Option<(Epoch, u64)>,
+    /// How many it has.
+    pub(crate) targets: u16,
     /// Attempt that was deployed last, and its key groups.
     pub(crate) attempt: Attempt,
     pub(crate) hosted: BTreeSet<KeyGroupId>,

@@ -77,6 +77,11 @@ pub(crate) struct World {
     pub(crate) done: bool,
 }
 
+/// A definition has the first ones, so that each has one number in all of them.
+pub(crate) fn target_names(count: u16) -> Vec<String> {
+    (0..count).map(|target| format!("target{target}")).collect()
+}
+
 /// What a run of one seed came to.
 #[derive(Debug)]
 pub struct Run {
@@ -237,7 +242,7 @@ impl World {
             fingerprint: 1,
             key_groups: self.scenario.key_groups,
             stages: self.scenario.stages,
-            targets: (0..self.scenario.targets).map(|t| format!("target{t}")).collect(),
+            targets: target_names(self.scenario.targets),
             delay: 200_000,
             idle_after: 400_000,
             has_windows: false,

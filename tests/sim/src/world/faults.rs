@@ -1,5 +1,6 @@
 //! What goes wrong, and how it is mended.
 
+use pulso_core::control_log::JobState;
 use pulso_core::ids::TargetId;
 
 use super::{JOB, World};
@@ -217,10 +218,16 @@ impl World {
             return;
         }
         let Some(database) = self.databases.get(&target) else { return };
+        let job = self.folded.jobs.get(&JOB);
+        // What nobody writes to is not looked at, and before a change it was looked at for the last time.
+        let looked_at = |job: &JobState| job.change.is_none() && usize::from(target.0) < job.definition.targets.len();
+        if !job.is_some_and(looked_at) {
+            return;
+        }
         let fits: Vec<usize> = (0..database.history.len())
             .filter(|at| {
                 database.history.get(*at).is_some_and(|(_, contents)| {
-                    self.retained.precedes(target, contents, &self.objects, self.scenario.ledger_rows())
+                    self.retained.precedes(target, contents, &self.objects, job, self.scenario.ledger_rows())
                 })
             })
             .collect();

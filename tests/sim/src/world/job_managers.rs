@@ -1,6 +1,6 @@
 //! The JobManager's shell: the appender's storage, the coordinator's sessions and calls.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use pulso_core::control_log::{self, Appender, PutAnswer, unframe};
@@ -8,10 +8,10 @@ use pulso_core::coordinator::{self, Answer, Call, Coordinator, DefinitionId, New
 use pulso_core::ids::{Attempt, Epoch, RequestId};
 use pulso_core::lookups::{LookupsVersion, object};
 use pulso_core::message::{Counters, Instruction, Seal};
-use pulso_core::record::{Change, JobDefinition, Record};
+use pulso_core::record::{Change, JobDefinition, Record, Redefinition};
 use pulso_core::worker::Event as Worker;
 
-use super::{GOES_BACK, JOB, World};
+use super::{GOES_BACK, JOB, World, target_names};
 use crate::action::{Action, JmMessage, StorageMessage, TmMessage, WorkerEvent};
 use crate::coverage::Sight;
 use crate::dedup::State;
@@ -199,20 +199,24 @@ impl World {
         }
     }
 
-    /// Another definition, which computes the same; or the same with another password.
+    /// Another definition, which computes the same, for one target more or less; or the same with another password.
     pub(crate) fn change(&mut self) {
         let Some(jm) = self.leader else { return };
         let state = self.jms[jm].coordinator.as_ref().and_then(|coordinator| coordinator.state(JOB));
         let Some((from, before)) = state.map(|state| (DefinitionId::of(state), state.definition.clone())) else {
             return;
         };
-        let definition = JobDefinition { fingerprint: self.number(), ..before };
+        let mut definition = JobDefinition { fingerprint: self.number(), ..before };
         if self.chance.per_mille(200) {
-            return self.call(jm, Call::Redefine { from, definition: Box::new(definition) });
+            let definitions = Redefinition { definition, next: None, before: BTreeMap::new() };
+            return self.call(jm, Call::Redefine { from, definitions: Box::new(definitions) });
         }
         self.retained.begun();
+        if self.scenario.targets > 1 && self.chance.per_mille(500) {
+            definition.targets = target_names(3 - definition.targets.len() as u16);
+        }
         let lookups = Some(self.read_lookups());
-        let change = Box::new(Change { definition, source: None, time: false, lookups });
+        let change = Box::new(Change { definition, source: None, time: false, lookups, before: BTreeMap::new() });
         self.call(jm, Call::Change { from, change });
     }
 
@@ -395,6 +399,7 @@ impl World {
     fn changed(&mut self) {
         self.sight(Sight::Changed);
         let Some(job) = self.folded.jobs.get(&JOB) else { return };
+        self.oracle.targets = job.definition.targets.len().try_into().unwrap_or(u16::MAX);
         let (cut, manifest) = (job.newest_cut().clone(), job.checkpoints.last().map(|c| c.manifest.clone()));
         self.durable(&Record::Cut { job: JOB, cut });
         if let Some(manifest) = manifest {

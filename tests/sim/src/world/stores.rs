@@ -82,7 +82,7 @@ impl World {
         if rows.iter().any(|r| mutes(&r.key_group)) {
             self.sight(Sight::MutedReplay);
         }
-        let targets = self.scenario.targets;
+        let targets = self.tms[tm].targets;
         let onward = (stage != SECOND && self.scenario.stages > 1).then_some(self.scenario.key_groups);
         let since = self.tms[tm].definition.map(|(since, _)| since).unwrap_or_default();
         let at = At { epoch, since, watermark };

@@ -41,6 +41,7 @@ impl World {
             source_lane: self.network.pipe(me, me),
             leaving: false,
             definition: None,
+            targets: 0,
             attempt: Attempt::default(),
             hosted: BTreeSet::new(),
             unsealed: BTreeMap::new(),
@@ -163,6 +164,7 @@ impl World {
 
     fn deployed(&mut self, tm: usize, deployment: &Deployment) {
         let definition = Some((deployment.since, deployment.definition.fingerprint));
+        self.tms[tm].targets = deployment.definition.targets.len().try_into().unwrap_or(u16::MAX);
         let before = std::mem::replace(&mut self.tms[tm].definition, definition);
         if before.map(|(since, _)| since) != Some(deployment.since) {
             self.tms[tm].store = Store::default();
