@@ -100,19 +100,25 @@ impl JobService for Jobs {
     }
 
     async fn compare(&self, request: Request<v1::CompareRequest>) -> Result<Response<v1::CompareResponse>, Status> {
-        let v1::CompareRequest { toml, file_name } = request.into_inner();
-        let new = submit::without_secrets(&Submission { toml, ..Submission::default() }, &file_name)
-            .map_err(|mistakes| Status::invalid_argument(mistakes.render(false)))?;
-        let standing = self.handle.standing(&new.name).await.map_err(not_leading)?;
+        let v1::CompareRequest { toml, file_name, folder } = request.into_inner();
+        let mut new = Submission { toml, folder, ..Submission::default() };
+        let checked = |of: &Submission| {
+            let spec = submit::without_secrets(of, &file_name);
+            spec.map_err(|mistakes| Status::invalid_argument(mistakes.render(false)))
+        };
+        let name = checked(&new)?.name;
+        let standing = self.handle.standing(&name).await.map_err(not_leading)?;
         let Some(Standing { definition, .. }) = standing.filter(|standing| standing.status != JobStatus::Cancelled)
         else {
             return Ok(Response::new(v1::CompareResponse::default()));
         };
         let old: Submission =
             serde_json::from_str(&definition.submission).map_err(|e| Status::internal(e.to_string()))?;
+        // Nobody is asked: what is known of lookups by now holds for both.
+        new.lookups.clone_from(&old.lookups);
         let old = submit::without_secrets(&old, "job.toml")
             .map_err(|mistakes| Status::internal(format!("the job of the control log: {mistakes}")))?;
-        let comparison = pulso_job::compare(&old, &new);
+        let comparison = pulso_job::compare(&old, &checked(&new)?);
         let json = serde_json::to_string(&comparison).map_err(|e| Status::internal(e.to_string()))?;
         let job = id_bytes(definition.id.0);
         Ok(Response::new(v1::CompareResponse { job, json, rendered: comparison.to_string() }))
@@ -136,6 +142,10 @@ impl Jobs {
                     (Call::Submit(Box::new(NewJob { definition, start, lookups })), warnings, String::new())
                 }
                 Ok(Fate::Changed(Changed { call, changes, warnings, .. })) => (call, warnings, changes),
+                Ok(Fate::Known { job, changes, warnings }) => {
+                    let (job, warnings) = (id_bytes(job.0), warnings.join("\n"));
+                    return Ok(Ok(v1::Submitted { job, name, known: changes.is_empty(), warnings, changes }));
+                }
                 Err(rejection) => return Ok(Err(rejection)),
             };
         let (job, known, changes) = match self.handle.call(call).await.map_err(not_leading)? {
@@ -179,9 +189,9 @@ fn no_such_job(name: &str) -> Status {
 /// A refusal, or an answer that belongs to another call.
 fn unexpected(answer: Answer, name: &str) -> Status {
     match answer {
-        Answer::Refused(Refusal::NameTaken { job }) => Status::already_exists(format!(
-            "job `{name}` ({job}) runs from another file: stop or cancel it first, or give this one another name"
-        )),
+        Answer::Refused(Refusal::NameTaken { job }) => {
+            Status::already_exists(format!("another job `{name}` ({job}) was just submitted: submit again"))
+        }
         Answer::Refused(Refusal::NoSuchJob) => no_such_job(name),
         Answer::Refused(Refusal::WrongState { reason }) => Status::failed_precondition(reason),
         Answer::Refused(Refusal::JobFailed { reason }) => Status::aborted(reason),

@@ -33,6 +33,12 @@ pub(crate) enum Fate {
     /// A new job, or one that runs from this very file.
     New(Box<Prepared>),
     Changed(Changed),
+    /// The job has this file, or is about to.
+    Known {
+        job: JobId,
+        changes: String,
+        warnings: Vec<String>,
+    },
 }
 
 /// Another file for a job that there is.
@@ -72,9 +78,7 @@ impl Submitted {
     /// Checks the file, without asking anybody.
     pub(crate) fn new(submission: Submission, file_name: &str) -> Result<Self, Rejection> {
         let file_name = if file_name.is_empty() { "job.toml" } else { file_name }.to_owned();
-        let (spec, warnings) = pulso_job::check(&submission, &file_name).map_err(Rejection::Mistakes)?;
-        let warning = |w: &Diagnostic| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code);
-        let warnings = warnings.iter().map(warning).collect();
+        let (spec, warnings) = checked(&submission, &file_name)?;
         Ok(Self { submission, spec, file_name, warnings })
     }
 
@@ -89,15 +93,28 @@ impl Submitted {
         wishes: Wishes,
         objects: &Objects,
     ) -> Result<Fate, Rejection> {
-        let in_the_way = standing.filter(|standing| standing.status.is_active() || !wishes.new);
+        // Of two jobs with this name the other one's UUID may be it.
+        let in_the_way = standing.filter(|standing| standing.definition.name == self.spec.name);
+        let in_the_way = in_the_way.filter(|standing| standing.status.is_active() || !wishes.new);
         let Some(standing) = in_the_way else { return self.start(objects).await };
-        let same = standing.definition.fingerprint == fingerprint(&self.submission);
+        let wanted = fingerprint(&self.submission);
+        let same = standing.definition.fingerprint == wanted;
+        let pending = standing.next.as_ref().map(|next| next.fingerprint);
+        let name = &self.spec.name;
         match (&standing.status, same) {
-            // The coordinator tells that it runs.
-            (JobStatus::Running | JobStatus::Stopping, true) => self.start(objects).await,
+            (JobStatus::Running | JobStatus::Stopping, true) if pending.is_some() => Err(Rejection::InTheWay(format!(
+                "job {name} is about to go on with another file; `healthctl cancel {name}`, then \
+                     `healthctl resume {name}` takes that back"
+            ))),
+            (JobStatus::Running | JobStatus::Stopping, true) => {
+                Ok(Fate::Known { job: standing.definition.id, changes: String::new(), warnings: self.warnings })
+            }
+            (JobStatus::Running | JobStatus::Stopping, false) if pending == Some(wanted) => {
+                let changes = "it is about to go on with this file already".to_owned();
+                Ok(Fate::Known { job: standing.definition.id, changes, warnings: self.warnings })
+            }
             (JobStatus::Running | JobStatus::Stopping, false) if wishes.new => {
-                let name = &self.spec.name;
-                Err(Rejection::InTheWay(format!("job {name} runs from another file: stop and cancel it first")))
+                Err(Rejection::InTheWay(format!("job {name} runs from another file: cancel it first")))
             }
             (JobStatus::Cancelled, _) | (JobStatus::Finished | JobStatus::Failed { .. }, true) => {
                 Err(Rejection::InTheWay(ended(&standing)))
@@ -119,8 +136,6 @@ impl Submitted {
     async fn change(mut self, standing: &Standing, wishes: Wishes, objects: &Objects) -> Result<Changed, Rejection> {
         let (from, id) = (standing.id, standing.definition.id);
         let before = read(&standing.definition)?;
-        let old = without_secrets(&before, "job.toml").map_err(|e| of_log(&e))?;
-        let new = without_secrets(&self.submission, &self.file_name).map_err(Rejection::Mistakes)?;
         let now = |old: &JobDefinition| with_environment(old, &self.submission.environment);
         let mut earlier = standing.before.clone();
         for definition in earlier.values_mut() {
@@ -135,6 +150,9 @@ impl Submitted {
             return Ok(Changed { call, changes, warnings: self.warnings });
         }
         earlier.insert(from.since, now(&standing.definition)?);
+        self.ask_lookups().await?;
+        let old = without_secrets(&before, "job.toml").map_err(|e| of_log(&e))?;
+        let new = without_secrets(&self.submission, &self.file_name).map_err(Rejection::Mistakes)?;
         let comparison = pulso_job::compare(&old, &new);
         if comparison.drops() && !wishes.allow_state_drop {
             return Err(Rejection::InTheWay(format!(
@@ -145,8 +163,7 @@ impl Submitted {
         }
         let kept = pulso_job::kept(&old, before.kept.as_ref(), &new, &comparison);
         self.submission.kept = Some(kept.ok_or_else(|| of_log(&"its file has changed too often"))?);
-        self.spec = self.spec_again()?;
-        self.ask_lookups().await?;
+        self.check_again()?;
         if standing.status.is_active() {
             self.fits().await?;
         }
@@ -174,14 +191,16 @@ impl Submitted {
         )))
     }
 
-    fn spec_again(&self) -> Result<JobSpec, Rejection> {
-        pulso_job::check(&self.submission, &self.file_name).map(|(spec, _)| spec).map_err(Rejection::Mistakes)
+    /// With what is known of it by now.
+    fn check_again(&mut self) -> Result<(), Rejection> {
+        (self.spec, self.warnings) = checked(&self.submission, &self.file_name)?;
+        Ok(())
     }
 
     async fn ask_lookups(&mut self) -> Result<(), Rejection> {
         if !self.spec.lookups.is_empty() {
             self.submission.lookups = lookups::types(&self.spec).await.map_err(Rejection::Input)?;
-            self.spec = self.spec_again()?;
+            self.check_again()?;
         }
         Ok(())
     }
@@ -197,16 +216,22 @@ impl Submitted {
 /// Another job would start from the beginning, and fail on the tables, which are the ended one's.
 fn ended(standing: &Standing) -> String {
     let name = &standing.definition.name;
-    let how = match &standing.status {
-        JobStatus::Running | JobStatus::Stopping => "runs",
-        JobStatus::Finished => "has ended (finished)",
-        JobStatus::Cancelled => "has ended (cancelled)",
-        JobStatus::Failed { .. } => "has ended (failed)",
+    let (how, before) = match &standing.status {
+        JobStatus::Running | JobStatus::Stopping => ("runs", ""),
+        JobStatus::Finished => ("has ended (finished)", "after `healthctl cancel` "),
+        JobStatus::Cancelled => ("has ended (cancelled)", ""),
+        JobStatus::Failed { .. } => ("has ended (failed)", "after `healthctl cancel` "),
     };
     format!(
-        "job {name} exists and {how}; `healthctl resume {name}` lets it go on where it ended, `healthctl submit --new` \
-         starts another one from the beginning, which needs tables of its own"
+        "job {name} exists and {how}; `healthctl resume {name}` lets it go on where it ended, and then with another file; \
+         {before}`healthctl submit --new` starts another one from the beginning, which needs tables of its own"
     )
+}
+
+fn checked(submission: &Submission, file_name: &str) -> Result<(JobSpec, Vec<String>), Rejection> {
+    let (spec, warnings) = pulso_job::check(submission, file_name).map_err(Rejection::Mistakes)?;
+    let warning = |w: &Diagnostic| format!("{file_name}:{}:{}: {} [{}]", w.line, w.column, w.message, w.code);
+    Ok((spec, warnings.iter().map(warning).collect()))
 }
 
 fn of_log(e: &dyn std::fmt::Display) -> Rejection {
@@ -240,9 +265,9 @@ pub(crate) fn without_secrets(of: &Submission, file_name: &str) -> Result<JobSpe
     let submission = Submission {
         toml: of.toml.clone(),
         environment: pulso_job::stand_ins(&of.toml),
-        folder: "/jobs".to_owned(),
+        folder: if of.folder.is_empty() { "/jobs".to_owned() } else { of.folder.clone() },
+        lookups: of.lookups.clone(),
         kept: of.kept.clone(),
-        ..Submission::default()
     };
     pulso_job::check(&submission, file_name).map(|(spec, _)| spec)
 }

@@ -148,7 +148,7 @@ async fn a_changed_file_is_compared_with_the_job_that_runs() {
     let jobmanager = JobManager::start(folder.path(), "one");
     wait_for("the job", || jobmanager.get("/api/v1/jobs/vitals").0 == 200).await;
     let mut client = jobmanager.client().await;
-    let request = |toml: String| v1::CompareRequest { toml, file_name: "job.toml".to_owned() };
+    let request = |toml: String| v1::CompareRequest { toml, file_name: "job.toml".to_owned(), ..Default::default() };
 
     let same = client.compare(request(TOML.to_owned())).await.unwrap().into_inner();
     assert_eq!(

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// Compare with this file, as if it ran
     #[arg(long, value_name = "JOB.TOML", conflicts_with = "running")]
     against: Option<PathBuf>,
-    /// Compare with the job of this name that runs; the JobManager is asked
+    /// Compare with the job of this name that runs, or has ended; the JobManager is asked
     #[arg(long)]
     running: bool,
 }
@@ -71,7 +71,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
                     output::line(&format!("\nas a change of {}:", plain(&against)))?;
                     text.lines().try_for_each(|line| output::line(&format!("  {}", plain(line))))
                 }
-                None if arguments.running => output::line(&format!("\nno job {} runs", spec.name)),
+                None if arguments.running => output::line(&format!("\nthere is no job {}", spec.name)),
                 None => Ok(()),
             }
         }
@@ -86,7 +86,8 @@ fn read(global: &Global, path: &Path) -> Result<(JobFile, JobSpec), Failure> {
 }
 
 async fn with_running(global: &Global, file: JobFile, spec: &JobSpec) -> Result<Option<Change>, Failure> {
-    let request = v1::CompareRequest { toml: file.submission.toml, file_name: file.name };
+    let request =
+        v1::CompareRequest { toml: file.submission.toml, file_name: file.name, folder: file.submission.folder };
     let answer = Client::connect(&global.jobmanager).await?.compare(request).await?;
     if answer.job.is_empty() {
         return Ok(None);

@@ -10,7 +10,7 @@ use pulso_proto::v1::submit_response::Outcome;
 use serde::Serialize;
 
 use crate::Global;
-use crate::client::{Client, id, plain};
+use crate::client::{Client, id, plain, status_name};
 use crate::commands::check::refused;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Change the job that is there although some of its state would be lost; `healthctl plan --running` tells which
     #[arg(long)]
     allow_state_drop: bool,
-    /// Start another job from the beginning although one of this name has ended; its tables must be free
+    /// Start another job from the beginning although one of this name was cancelled; its tables must be free
     #[arg(long, conflicts_with = "allow_state_drop")]
     new: bool,
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
@@ -80,17 +80,19 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
         writeln!(std::io::stderr().lock(), "{}", plain(&submitted.warnings))?;
     }
     let job = id(&submitted.job);
-    if arguments.wait {
-        running(&client, &job, until).await?;
-    }
+    let ended = match arguments.wait {
+        true => running(&client, &job, until).await?,
+        false => None,
+    };
     let changes = submitted.changes.lines().map(plain).collect();
     let answer = Submitted { job, name: submitted.name, started: !submitted.known, changes };
     match global.output {
         Format::Json => output::json(&answer),
         Format::Table if !answer.changes.is_empty() => {
-            let how = match arguments.wait {
-                true => "runs with this file",
-                false => "goes on with this file once everything before is committed",
+            let how = match (arguments.wait, ended) {
+                (true, None) => "runs with this file".to_owned(),
+                (true, Some(status)) => format!("is {}", status_name(status)),
+                (false, _) => "goes on with this file".to_owned(),
             };
             output::line(&format!("{}: {how}, as {}", answer.name, answer.job))?;
             answer.changes.iter().try_for_each(|change| output::line(&format!("  {change}")))
@@ -100,13 +102,14 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
     }
 }
 
-async fn running(client: &Client, job: &str, until: Instant) -> Result<(), Failure> {
+/// Waits; what is returned is how it ended instead.
+async fn running(client: &Client, job: &str, until: Instant) -> Result<Option<v1::JobStatus>, Failure> {
     loop {
         let summary = client.summary(job).await?;
         match summary.status() {
             v1::JobStatus::Failed => return Err(Failure::JobFailed(plain(&summary.reason))),
-            v1::JobStatus::Running if summary.phase == "running" && !summary.changing => return Ok(()),
-            v1::JobStatus::Finished | v1::JobStatus::Cancelled => return Ok(()),
+            v1::JobStatus::Running if summary.phase == "running" && !summary.changing => return Ok(None),
+            ended @ (v1::JobStatus::Finished | v1::JobStatus::Cancelled) => return Ok(Some(ended)),
             v1::JobStatus::Running | v1::JobStatus::Stopping | v1::JobStatus::Unspecified => {}
         }
         if Instant::now() > until {

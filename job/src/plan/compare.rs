@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{listed, place};
 use crate::spec::{
     AggregateSpec, ColumnIndex, DEDUP_STATE, DedupSpec, FieldSpec, JobSpec, LookupSpec, OnChanged, SourceSpec,
+    TargetKind,
 };
 use crate::submission::{Kept, StateId};
 
@@ -104,19 +106,22 @@ pub fn kept(old: &JobSpec, before: Option<&Kept>, new: &JobSpec, comparison: &Co
 /// What the file `new` does to the state of a job that runs `old`. Secrets and addresses play no part.
 #[must_use]
 pub fn compare(old: &JobSpec, new: &JobSpec) -> Comparison {
+    let sides = Sides { old, new, before: Definitions::of(old), after: Definitions::of(new) };
     let mut states = vec![StateChange { state: POSITIONS.to_owned(), fate: positions(&old.source, &new.source) }];
-    states.extend(dedup(old, new).map(|fate| StateChange { state: DEDUP_STATE.to_owned(), fate }));
+    let dedup = sides.dedup();
+    let forgets = matches!(dedup, Some(Fate::Dropped { .. }));
+    states.extend(dedup.map(|fate| StateChange { state: DEDUP_STATE.to_owned(), fate }));
     let named = |job: &JobSpec, name: &str| job.aggregates.iter().position(|aggregate| aggregate.name == name);
     for before in &old.aggregates {
         let fate = match named(new, &before.name).and_then(|at| new.aggregates.get(at)) {
             None => Fate::Dropped { reason: "it is no longer in the file".to_owned() },
-            Some(after) => aggregate(old, new, before, after),
+            Some(after) => sides.aggregate(before, after, forgets),
         };
         states.push(StateChange { state: before.state_name(), fate });
     }
     let added = new.aggregates.iter().filter(|aggregate| named(old, &aggregate.name).is_none());
     states.extend(added.map(|added| StateChange { state: added.state_name(), fate: Fate::New }));
-    Comparison { states, notes: notes(old, new), time: time_changed(old, new) }
+    Comparison { states, notes: notes(old, new), time: sides.time_changed() }
 }
 
 fn positions(old: &SourceSpec, new: &SourceSpec) -> Fate {
@@ -141,32 +146,91 @@ fn positions(old: &SourceSpec, new: &SourceSpec) -> Fate {
     Fate::Kept { note: (old.start != new.start).then(|| "`start` counts at the first start only".to_owned()) }
 }
 
-fn dedup(old: &JobSpec, new: &JobSpec) -> Option<Fate> {
-    let (before, after) = match (&old.dedup, &new.dedup) {
-        (None, None) => return None,
-        (None, Some(_)) => return Some(Fate::New),
-        (Some(_), None) => return Some(Fate::Dropped { reason: "[dedup] is no longer in the file".to_owned() }),
-        (Some(before), Some(after)) => (before, after),
-    };
-    let dropped = |what: &str, before: &[ColumnIndex], after: &[ColumnIndex]| {
-        let (before, after) = (listed(old, before), listed(new, after));
-        let how = match before == after {
-            true => "its columns have changed".to_owned(),
-            false => format!("it was {before}, and is {after}"),
+/// Both files, and what their columns are.
+struct Sides<'a> {
+    old: &'a JobSpec,
+    new: &'a JobSpec,
+    before: Definitions,
+    after: Definitions,
+}
+
+impl Sides<'_> {
+    fn same(&self, before: &[ColumnIndex], after: &[ColumnIndex]) -> bool {
+        self.before.of_columns(before) == self.after.of_columns(after)
+    }
+
+    fn time_changed(&self) -> bool {
+        let field = |job: &JobSpec| job.time.as_ref().map(|time| vec![time.field]).unwrap_or_default();
+        !self.same(&field(self.old), &field(self.new))
+    }
+
+    fn dedup(&self) -> Option<Fate> {
+        let (before, after) = match (&self.old.dedup, &self.new.dedup) {
+            (None, None) => return None,
+            (None, Some(_)) => return Some(Fate::New),
+            (Some(_), None) => return Some(Fate::Dropped { reason: "[dedup] is no longer in the file".to_owned() }),
+            (Some(before), Some(after)) => (before, after),
         };
-        Some(Fate::Dropped { reason: format!("{what}: {how}") })
-    };
-    if definitions(old, &before.key) != definitions(new, &after.key) {
-        return dropped("the key is another one", &before.key, &after.key);
+        let dropped = |what: &str, before: &[ColumnIndex], after: &[ColumnIndex]| {
+            let (before, after) = (listed(self.old, before), listed(self.new, after));
+            let how = match before == after {
+                true => "its columns have changed".to_owned(),
+                false => format!("it was {before}, and is {after}"),
+            };
+            Some(Fate::Dropped { reason: format!("{what}: {how}") })
+        };
+        if !self.same(&before.key, &after.key) {
+            return dropped("the key is another one", &before.key, &after.key);
+        }
+        if !self.same(&self.old.routing_key, &self.new.routing_key) {
+            return dropped("the routing key is another one", &self.old.routing_key, &self.new.routing_key);
+        }
+        if self.time_changed() {
+            let reason = "the event time is another one, and entries are forgotten by it".to_owned();
+            return Some(Fate::Dropped { reason });
+        }
+        Some(Fate::Kept { note: dedup_note(self.old, self.new, before, after) })
     }
-    if definitions(old, &old.routing_key) != definitions(new, &new.routing_key) {
-        return dropped("the routing key is another one", &old.routing_key, &new.routing_key);
+
+    /// `forgets`: dedup is dropped, so a record that comes again counts as new.
+    fn aggregate(&self, before: &AggregateSpec, after: &AggregateSpec, forgets: bool) -> Fate {
+        let sql = |aggregate: &AggregateSpec| -> Vec<String> {
+            let condition = aggregate.condition.iter().map(|condition| condition.sql.clone());
+            condition.chain(aggregate.columns.iter().map(|column| column.value.sql.clone())).collect()
+        };
+        let routed = |job: &JobSpec, aggregate: &AggregateSpec| match aggregate.own_stage {
+            true => aggregate.group_by.clone(),
+            false => job.routing_key.clone(),
+        };
+        let reads = |job: &JobSpec, aggregate: &AggregateSpec| columns_in(job, &sql(aggregate));
+        let changes = |job: &JobSpec| job.corrects() || job.deletes();
+        let lateness = |job: &JobSpec| job.time.as_ref().map(|time| time.lateness);
+        let (old, new) = (self.old, self.new);
+        let reasons = [
+            (!self.same(&before.group_by, &after.group_by), "its group_by has changed"),
+            (before.window != after.window, "its window has changed"),
+            (before.emit != after.emit, "its `emit` has changed: windows that are open would be shown twice, or never"),
+            (self.time_changed(), "the event time is another one"),
+            (lateness(old) < lateness(new), "`lateness` has grown: windows that would be open again are forgotten"),
+            (before.condition != after.condition, "its `where` has changed"),
+            (sql(before) != sql(after), "its columns have changed"),
+            (!self.same(&reads(old, before), &reads(new, after)), "a column that it reads has changed"),
+            (!self.same(&routed(old, before), &routed(new, after)), "the routing key is another one"),
+            (before.own_stage != after.own_stage, "it has an exchange of its own now, or no longer"),
+            (
+                changes(old) != changes(new),
+                "corrections or deletes can come now, or no longer: windows keep other things",
+            ),
+            (forgets && changes(old), "dedup is dropped, by which it tells corrections and deletes from new records"),
+        ];
+        match reasons.into_iter().find(|(holds, _)| *holds) {
+            Some((_, reason)) => Fate::Dropped { reason: reason.to_owned() },
+            None if forgets => Fate::Kept {
+                note: Some("records of before that come again are counted again: dedup is dropped".to_owned()),
+            },
+            None => Fate::Kept { note: None },
+        }
     }
-    if time_changed(old, new) {
-        let reason = "the event time is another one, and entries are forgotten by it".to_owned();
-        return Some(Fate::Dropped { reason });
-    }
-    Some(Fate::Kept { note: dedup_note(old, new, before, after) })
 }
 
 fn dedup_note(old: &JobSpec, new: &JobSpec, before: &DedupSpec, after: &DedupSpec) -> Option<String> {
@@ -184,84 +248,63 @@ fn dedup_note(old: &JobSpec, new: &JobSpec, before: &DedupSpec, after: &DedupSpe
     (before.keep_for < after.keep_for).then(|| "what was forgotten already stays forgotten".to_owned())
 }
 
-fn aggregate(old: &JobSpec, new: &JobSpec, before: &AggregateSpec, after: &AggregateSpec) -> Fate {
-    let sql = |aggregate: &AggregateSpec| -> Vec<String> {
-        let condition = aggregate.condition.iter().map(|condition| condition.sql.clone());
-        condition.chain(aggregate.columns.iter().map(|column| column.value.sql.clone())).collect()
-    };
-    let routed = |job: &JobSpec, aggregate: &AggregateSpec| {
-        let by = if aggregate.own_stage { &aggregate.group_by } else { &job.routing_key };
-        definitions(job, by)
-    };
-    let reads = |job: &JobSpec, aggregate: &AggregateSpec| definitions(job, &columns_in(job, &sql(aggregate)));
-    let changes = |job: &JobSpec| job.corrects() || job.deletes();
-    let reasons = [
-        (definitions(old, &before.group_by) != definitions(new, &after.group_by), "its group_by has changed"),
-        (before.window != after.window, "its window has changed"),
-        (time_changed(old, new), "the event time is another one"),
-        (before.condition != after.condition, "its `where` has changed"),
-        (sql(before) != sql(after), "its columns have changed"),
-        (reads(old, before) != reads(new, after), "a column that it reads has changed"),
-        (routed(old, before) != routed(new, after), "the routing key is another one"),
-        (before.own_stage != after.own_stage, "it has an exchange of its own now, or no longer"),
-        (changes(old) != changes(new), "corrections or deletes can come now, or no longer: windows keep other things"),
-    ];
-    match reasons.into_iter().find(|(holds, _)| *holds) {
-        Some((_, reason)) => Fate::Dropped { reason: reason.to_owned() },
-        None if before.emit != after.emit => {
-            Fate::Kept { note: Some("`emit` holds for windows that are open, too".to_owned()) }
+/// Of each column what it is, with what it is derived from: equal for equal values of the same record.
+struct Definitions(Vec<String>);
+
+impl Definitions {
+    fn of(job: &JobSpec) -> Self {
+        let mut all: Vec<String> = job.fields.iter().map(field_definition).collect();
+        for lookup in &job.lookups {
+            let on: Vec<&String> = lookup.on.iter().filter_map(|column| all.get(*column)).collect();
+            let from = format!("{} by {on:?} {:?}", lookup_source(job, lookup), lookup.missing);
+            all.extend(lookup.columns.iter().map(|column| format!("{} {:?} of {from}", column.name, column.data_type)));
         }
-        None => Fate::Kept { note: None },
+        for derive in &job.derive {
+            // A derived column sees those above it only. Their hash, because each may name all above it.
+            let above = columns_in(job, std::slice::from_ref(&derive.value.sql));
+            let above: Vec<&String> = above.iter().filter_map(|column| all.get(*column)).collect();
+            let above = xxh3_128(format!("{above:?}").as_bytes());
+            all.push(format!("{} {:?} = {} [{above:032x}]", derive.name, derive.data_type, derive.value.sql));
+        }
+        Self(all)
+    }
+
+    fn of_columns(&self, columns: &[ColumnIndex]) -> Vec<&str> {
+        columns.iter().map(|column| self.0.get(*column).map_or("", String::as_str)).collect()
     }
 }
 
-fn time_changed(old: &JobSpec, new: &JobSpec) -> bool {
-    let field = |job: &JobSpec| job.time.as_ref().map(|time| definitions(job, &[time.field]));
-    field(old) != field(new)
+fn field_definition(field: &FieldSpec) -> String {
+    format!("{} {:?}", field.name, field.kind)
 }
 
-fn field_definition(field: &FieldSpec) -> String {
-    format!("{} {:?}", field.name, field.kind.data_type())
+/// Where the rows are from.
+fn lookup_source(job: &JobSpec, lookup: &LookupSpec) -> String {
+    let target = job.targets.get(lookup.target).map_or("", |target| &target.name);
+    format!("{target}: {}", lookup.sql)
 }
 
 /// Where the rows are from, and which one a record gets.
 fn lookup_definition(job: &JobSpec, lookup: &LookupSpec) -> String {
-    let target = job.targets.get(lookup.target).map_or("", |target| &target.name);
-    format!("{target}: {} by [{}]", lookup.sql, definitions(job, &lookup.on).join("; "))
-}
-
-/// What columns are, with what they are derived from: the same text means the same values for the same record.
-fn definitions(job: &JobSpec, columns: &[ColumnIndex]) -> Vec<String> {
-    columns.iter().map(|column| definition(job, *column)).collect()
-}
-
-fn definition(job: &JobSpec, column: ColumnIndex) -> String {
-    if let Some(field) = job.fields.get(column) {
-        return field_definition(field);
-    }
-    // Its type is the database's, and perhaps nobody has asked: it follows from the rest.
-    let mut looked_up = job.lookups.iter().flat_map(|lookup| lookup.columns.iter().map(move |column| (lookup, column)));
-    if let Some((lookup, found)) = column.checked_sub(job.fields.len()).and_then(|at| looked_up.nth(at)) {
-        return format!("{} of {} {:?}", found.name, lookup_definition(job, lookup), lookup.missing);
-    }
-    let Some(derive) = column.checked_sub(job.first_derived()).and_then(|at| job.derive.get(at)) else {
-        return String::new();
-    };
-    // A derived column sees those above it only, so this ends.
-    let above = columns_in(job, std::slice::from_ref(&derive.value.sql));
-    let above: Vec<ColumnIndex> = above.into_iter().filter(|other| *other < column).collect();
-    format!("{} {:?} = {} [{}]", derive.name, derive.data_type, derive.value.sql, definitions(job, &above).join("; "))
+    format!("{} by {:?}", lookup_source(job, lookup), Definitions::of(job).of_columns(&lookup.on))
 }
 
 /// Columns whose names stand in the texts; one that only looks like a column costs nothing but caution.
 fn columns_in(job: &JobSpec, texts: &[String]) -> Vec<ColumnIndex> {
     // Those of lookups are called `lookup.column`.
+    let texts: Vec<String> = texts.iter().map(|text| unquoted(text)).collect();
     let is_named = |name: &str, text: &String| {
         let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.' && name.contains('.');
         text.split(|c: char| !is_word(c)).any(|word| word.eq_ignore_ascii_case(name))
     };
     let columns = job.columns().enumerate();
     columns.filter(|(_, name)| texts.iter().any(|text| is_named(name, text))).map(|(column, _)| column).collect()
+}
+
+/// `"map" . "most"` is `map.most`.
+fn unquoted(sql: &str) -> String {
+    let parts: Vec<&str> = sql.split('.').map(str::trim).collect();
+    parts.join(".").replace('"', "")
 }
 
 fn notes(old: &JobSpec, new: &JobSpec) -> Vec<String> {
@@ -277,7 +320,14 @@ fn notes(old: &JobSpec, new: &JobSpec) -> Vec<String> {
         }
     }
     let sinks = |job: &JobSpec| -> Vec<(String, String)> {
-        let target = |at: usize| job.targets.get(at).map_or_else(String::new, |target| target.name.clone());
+        let target = |at: usize| {
+            job.targets.get(at).map_or_else(String::new, |target| match &target.kind {
+                TargetKind::Files { folder, .. } => format!("{} ({})", target.name, folder.display()),
+                TargetKind::Postgres { .. } | TargetKind::MySql { .. } | TargetKind::Kafka { .. } => {
+                    target.name.clone()
+                }
+            })
+        };
         job.sinks
             .iter()
             .map(|sink| (format!("{} in {}", place(job, sink), target(sink.target)), shape(job, sink)))

@@ -29,10 +29,10 @@ roll = "1s"
 to = "archive"
 "#;
 
-/// By another column than the routing key, so with an exchange of its own.
+/// By another column than the routing key, so with an exchange of its own; `N` is its number.
 const AGGREGATE: &str = r#"
 [[aggregate]]
-name = "by_time"
+name = "by_timeN"
 group_by = ["timestamp"]
 window = { size = "12h" }
 [aggregate.columns]
@@ -40,8 +40,8 @@ readings = "count(*)"
 
 [[sink]]
 to = "db"
-from = "by_time"
-table = "times"
+from = "by_timeN"
+table = "timesN"
 write = "upsert"
 key = ["timestamp", "window_start"]
 create = true
@@ -79,18 +79,25 @@ fn patients(readings: &[Reading]) -> Counts {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_under_load_and_kills_loses_and_doubles_nothing() -> Result<()> {
-    let mut scene = Scene::set(2, &["--checkpoint-interval", "1s"], |job| job).await?;
+    let late = |job: String| job.replace("lateness = \"5m\"", "lateness = \"3h\"");
+    let (first, second) = (AGGREGATE.replace('N', "1"), AGGREGATE.replace('N', "2"));
+    // Its windows are open when the file changes, and it is another one in it.
+    let before = |job: String| late(job) + &first;
+    let after_it = |job: String| late(job) + MORE_SINKS + &second + &first;
+    let mut scene = Scene::set(2, &["--checkpoint-interval", "1s"], before).await?;
     scene.input.send(4_000).await?;
     scene.wait_for_rows(1_000).await?;
     // Is there when everything before the change is committed, so it is in nothing that only the other file has.
     let before = scene.input.new_readings(500);
     scene.input.send_readings(&before).await?;
-    let told = submit(&scene.cluster, &[], |job| {
-        job.replace("lateness = \"5m\"", "lateness = \"3h\"") + MORE_SINKS + AGGREGATE
-    })?;
-    for line in
-        ["positions: kept", "dedup: kept", "aggregate by_time: new, begins empty", "gets what comes from here on"]
-    {
+    let told = submit(&scene.cluster, &[], after_it)?;
+    for line in [
+        "positions: kept",
+        "dedup: kept",
+        "aggregate by_time1: kept",
+        "aggregate by_time2: new, begins empty",
+        "gets what comes from here on",
+    ] {
         ensure!(told.contains(line), "{told}");
     }
     let changed = scene.attempt()?;
@@ -131,14 +138,20 @@ async fn a_changed_file_under_load_and_kills_loses_and_doubles_nothing() -> Resu
         Ok(())
     })
     .await?;
-    until_ok("the aggregate to be that of the new table", LIMIT, async || {
-        let select = "select count(*) from (select timestamp, sum(readings) as n from times group by 1) a full join \
-                      (select timestamp, count(*) as n from fevers group by 1) b using (timestamp) where a.n is distinct from b.n";
-        let wrong: i64 = scene.world.database().await?.query_one(select, &[]).await?.try_get(0)?;
-        ensure!(wrong == 0, "{wrong} groups differ");
-        Ok(())
-    })
-    .await
+    for (windows, rows) in [("times1", "health_records"), ("times2", "fevers")] {
+        until_ok("the aggregate to be that of its rows", LIMIT, async || {
+            let select = format!(
+                "select count(*) from (select timestamp, sum(readings) as n from {windows} group by 1) a full join \
+                 (select timestamp, count(*) as n from {rows} group by 1) b using (timestamp) \
+                 where a.n is distinct from b.n"
+            );
+            let wrong: i64 = scene.world.database().await?.query_one(&select, &[]).await?.try_get(0)?;
+            ensure!(wrong == 0, "{wrong} groups of {windows} differ");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +163,9 @@ async fn state_is_dropped_only_where_somebody_says_so() -> Result<()> {
         assert!(job.contains("route_by = "));
         job.replace("route_by = ", "# route_by = ")
     };
+    let known = scene.input.new_readings(200);
+    scene.input.send_readings(&known).await?;
+    scene.is_conserved().await?;
     let attempt = scene.attempt()?;
     let refused = submit(&scene.cluster, &[], other_key).expect_err("state would be lost").to_string();
     for line in
@@ -167,9 +183,14 @@ async fn state_is_dropped_only_where_somebody_says_so() -> Result<()> {
     submit(&scene.cluster, &["--allow-state-drop"], other_key)?;
     // The same file again changes nothing, and is told so.
     ensure!(submit(&scene.cluster, &[], other_key)?.contains("unchanged"));
+    // Nobody knows that these were there.
+    let duplicates = || Ok::<_, anyhow::Error>(scene.cluster.json(&["status", JOB])?["duplicates"].as_u64());
+    let before = duplicates()?;
+    scene.input.send_readings(&known).await?;
+    scene.is_conserved().await?;
+    ensure!(duplicates()? == before && before > Some(0), "state of before was used");
     scene.input.send(1_000).await?;
-    let (_, total) = pulso_e2e::expected(scene.world.kafka.brokers(), "readings")?;
-    scene.cluster.accounts_for(total).await?;
+    scene.is_conserved().await?;
     scene.table_is_right().await
 }
 
@@ -188,18 +209,23 @@ async fn an_ended_job_goes_on_with_another_file() -> Result<()> {
     .await?;
     submit(&cluster, &[], |job| job)?;
     input.send(2_000).await?;
-    until("rows", LIMIT, async || Ok(count(&world, "health_records").await? > 500)).await?;
+    let (rows, _) = pulso_e2e::expected(world.kafka.brokers(), "readings")?;
+    let database = world.database().await?;
+    let is_right = async || pulso_e2e::compare(&rows, &pulso_e2e::stored(&database, "health_records").await?);
+    until_ok("the table to be as the oracle says", LIMIT, is_right).await?;
     cluster.healthctl(&["stop", JOB])?;
-    input.send(1_000).await?;
+    // Nothing that corrects what is there.
+    let more = input.new_readings(1_000);
+    input.send_readings(&more).await?;
     let same = submit(&cluster, &[], |job| job).expect_err("it is ended").to_string();
     ensure!(same.contains("healthctl resume"), "{same}");
     let told =
-        submit(&cluster, &[], |job| job.replace("create = true ", "where = \"temperature > 0\"\ncreate = true "))?;
+        submit(&cluster, &[], |job| job.replace("create = true ", "where = \"temperature > 49\"\ncreate = true "))?;
     ensure!(told.contains("is written otherwise from here on"), "{told}");
-    let (rows, total) = pulso_e2e::expected(world.kafka.brokers(), "readings")?;
+    let (_, total) = pulso_e2e::expected(world.kafka.brokers(), "readings")?;
     cluster.accounts_for(total).await?;
-    let database = world.database().await?;
-    pulso_e2e::compare(&rows, &pulso_e2e::stored(&database, "health_records").await?)
+    // No row of after the change is as warm as that.
+    is_right().await
 }
 
 /// The password of the database changes while the job runs: it waits, and goes on once it is told the new one.
@@ -253,12 +279,16 @@ async fn a_database_restored_from_before_the_change_gets_all_rows_again() -> Res
     database.batch_execute(backup).await?;
     scene.input.send(2_000).await?;
     scene.table_is_right().await?;
-    submit(&scene.cluster, &[], |job| job + MORE_SINKS)?;
+    // With rows in the ledger for a stage that was not there before.
+    submit(&scene.cluster, &[], |job| job + MORE_SINKS + &AGGREGATE.replace('N', ""))?;
     scene.input.send(1_000).await?;
     scene.table_is_right().await?;
     let fevers = by_patient(&scene.world, "fevers").await?;
+    ensure!(!fevers.is_empty(), "a test without rows cannot fail");
+    // What the newer file has made is not there, as in a real backup.
     let restore = "begin; lock table pulso.ledger, health_records, fevers;
-        truncate pulso.ledger, health_records, fevers;
+        truncate pulso.ledger, health_records; drop table fevers; drop table times;
+        delete from pulso.owners where table_name in ('fevers', 'times');
         insert into pulso.ledger table old_ledger; insert into health_records table old_rows;
         select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'pulso/%';
         commit";
