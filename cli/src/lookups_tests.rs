@@ -19,7 +19,7 @@ fn file(lookup: &str, sink: &str) -> JobFile {
     );
     let submission =
         Submission { toml, environment: BTreeMap::new(), folder: "/jobs".to_owned(), ..Submission::default() };
-    JobFile { name: "job.toml".to_owned(), submission }
+    JobFile { name: "job.toml".to_owned(), submission, warnings: Vec::new() }
 }
 
 fn given(text: &str) -> LookupRows {

@@ -105,12 +105,17 @@ async fn reads_what_is_committed_from_where_it_should() {
     let mut options = KafkaOptions { heap_mib: 384, ..KafkaOptions::new(folder.path().join("kafka")) };
     // Timestamps are of long ago.
     options.settings.push(("log.retention.ms".to_owned(), "-1".to_owned()));
+    options.settings.push(("log.cleaner.backoff.ms".to_owned(), "200".to_owned()));
     let mut kafka = Kafka::start(options).await.unwrap();
 
     starts_are_resolved(&kafka).await;
     records_come_in_order_and_pause(&kafka).await;
     aborted_records_are_never_seen(&kafka).await;
     lost_records_are_told(&kafka).await;
+    brokers_that_do_not_fit_are_told(&kafka).await;
+    the_time_of_appending_is_the_records(&kafka).await;
+    compaction_leaves_gaps(&kafka).await;
+    a_small_batch_with_a_huge_record_is_one_record(&kafka).await;
     a_broker_that_restarts_is_waited_for(&mut kafka).await;
     kafka.stop().await.unwrap();
 }
@@ -246,6 +251,113 @@ async fn lost_records_are_told(kafka: &Kafka) {
     reader.resume(SplitId(0)).unwrap();
     let expected = KafkaError::DataLoss { topic: "lost".to_owned(), split: SplitId(0), wanted: 20, first: 25 };
     assert_eq!(fails(&mut reader), expected);
+}
+
+/// TLS and SASL where the brokers have none, and a name that nobody knows: each is told with the address, and worth
+/// another try, because it is the broker's to be mended as well as the job's.
+async fn brokers_that_do_not_fit_are_told(kafka: &Kafka) {
+    let secured = |settings: &[(&str, &str)]| KafkaSourceSpec {
+        security: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
+        ..spec(kafka, "starts", StartPosition::Earliest)
+    };
+    let tls = secured(&[("security.protocol", "ssl")]);
+    let sasl = secured(&[
+        ("security.protocol", "sasl_plaintext"),
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.username", "app"),
+        ("sasl.password", "hunter2"),
+    ]);
+    let unknown = KafkaSourceSpec {
+        brokers: "no-such-host.invalid:9092".to_owned(),
+        ..spec(kafka, "starts", StartPosition::Earliest)
+    };
+    let (tls, sasl, unknown) = tokio::join!(discover(&tls), discover(&sasl), discover(&unknown));
+    for (error, address) in [(tls, kafka.brokers()), (sasl, kafka.brokers()), (unknown, "no-such-host.invalid:9092")] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, KafkaError::Unreachable { .. }) && !error.is_fatal(), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(address) && text.contains("is the address right") && !text.contains("hunter2"), "{text}");
+    }
+}
+
+async fn create_with(kafka: &Kafka, topic: &str, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = client(kafka).create().unwrap();
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+}
+
+/// Positions, times and lengths of the next records, until `enough`.
+fn seen(reader: &mut KafkaReader, mut enough: impl FnMut(&[(i64, i64, usize)]) -> bool) -> Vec<(i64, i64, usize)> {
+    let (began, mut all) = (Instant::now(), Vec::new());
+    while !enough(&all) {
+        assert!(began.elapsed() < PATIENCE, "{all:?} {:?}", reader.trouble());
+        let mut take = |record: pulso_connectors::kafka::Record<'_>| {
+            all.push((record.position.0, record.timestamp_ms, record.value.map_or(0, <[u8]>::len)));
+            Flow::Continue
+        };
+        reader.poll(Duration::from_millis(50), 100, &mut take).unwrap();
+    }
+    all
+}
+
+async fn the_time_of_appending_is_the_records(kafka: &Kafka) {
+    create_with(kafka, "appended", &[("message.timestamp.type", "LogAppendTime")]).await;
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    let now = || i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let before = now();
+    send(&producer, "appended", 0, 0..3);
+    let mut reader = open(&spec(kafka, "appended", StartPosition::Earliest), &[(0, 0)]);
+    let all = seen(&mut reader, |all| all.len() >= 3);
+    assert!(all.iter().all(|(_, time, _)| (before - 1..=now() + 1).contains(time)), "{all:?} {before}");
+}
+
+/// Of records of one key the newest is left, and positions between are gone.
+async fn compaction_leaves_gaps(kafka: &Kafka) {
+    let compact = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("max.compaction.lag.ms", "100"),
+    ];
+    create_with(kafka, "compacted", &compact).await;
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    let spec = spec(kafka, "compacted", StartPosition::Earliest);
+    send(&producer, "compacted", 0, 0..20);
+    let began = Instant::now();
+    // The newest segment is never compacted, so something has to follow.
+    for next in 20.. {
+        assert!(began.elapsed() < PATIENCE, "nothing was compacted");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        send(&producer, "compacted", 0, next..next + 1);
+        let mut reader = open(&spec, &[(0, 0)]);
+        let all = seen(&mut reader, |all| all.last().is_some_and(|(position, ..)| *position == next));
+        if usize::try_from(next).unwrap() > all.len() {
+            assert!(all.is_sorted() && all[0].0 > 0, "{all:?}");
+            // From a position that is gone: the next one that is there, and no complaint.
+            let mut behind = open(&spec, &[(0, 3)]);
+            assert!(!seen(&mut behind, |all| !all.is_empty()).is_empty() && behind.trouble().is_none());
+            return;
+        }
+    }
+}
+
+/// The broker's limit is on what is sent, which is a thousandth of it.
+async fn a_small_batch_with_a_huge_record_is_one_record(kafka: &Kafka) {
+    const HUGE: usize = 32 << 20;
+    create(kafka, "bomb", 1).await;
+    let producer: BaseProducer = client(kafka)
+        .set("compression.type", "gzip")
+        .set("message.max.bytes", (2 * HUGE).to_string())
+        .create()
+        .unwrap();
+    producer.send(BaseRecord::<str, _>::to("bomb").payload(&vec![b'a'; HUGE])).unwrap();
+    producer.send(BaseRecord::<str, str>::to("bomb").payload("small")).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    let mut reader = open(&spec(kafka, "bomb", StartPosition::Earliest), &[(0, 0)]);
+    let all = seen(&mut reader, |all| all.len() >= 2);
+    assert_eq!(all.iter().map(|(position, _, length)| (*position, *length)).collect::<Vec<_>>(), [(0, HUGE), (1, 5)]);
 }
 
 async fn a_broker_that_restarts_is_waited_for(kafka: &mut Kafka) {

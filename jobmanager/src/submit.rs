@@ -30,7 +30,7 @@ pub(crate) enum Rejection {
 
 /// What a file that is submitted comes to.
 pub(crate) enum Fate {
-    /// A new job, or one that runs from this very file.
+    /// A new job.
     New(Box<Prepared>),
     Changed(Changed),
     /// The job has this file, or is about to.

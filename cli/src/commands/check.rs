@@ -41,6 +41,9 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Fa
         Ok(file) => file,
         Err(error) => return Err(refused(global.output, error)),
     };
+    for warning in &file.warnings {
+        writeln!(std::io::stderr().lock(), "warning: {}", crate::client::plain(warning))?;
+    }
     let (job, mut warnings) = match pulso_job::check(&file.submission, &file.name) {
         Ok(checked) => checked,
         Err(diagnostics) => return Err(refused(global.output, diagnostics.into())),

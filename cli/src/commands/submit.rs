@@ -54,6 +54,9 @@ struct Submitted {
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Failure> {
     let until = Instant::now() + arguments.timeout;
     let file = job_file::read(&arguments.file).map_err(|error| refused(global.output, error))?;
+    for warning in &file.warnings {
+        writeln!(std::io::stderr().lock(), "warning: {}", plain(warning))?;
+    }
     // Here as well as there: mistakes are shown with colours, and without a JobManager.
     let checked = pulso_job::check(&file.submission, &file.name);
     checked.map_err(|mistakes| refused(global.output, mistakes.into()))?;

@@ -54,6 +54,11 @@ async fn everything_that_is_wrong_is_told_at_once_and_can_be_run() {
 async fn tables_that_will_not_do_are_refused() {
     let cases = [
         ("create view kv as select 'a'::text as k, 1::bigint as v", "is not a table"),
+        (
+            "create foreign data wrapper w; create server s foreign data wrapper w;
+             create foreign table kv (k text, v bigint) server s",
+            "is not a table but a view, a foreign table",
+        ),
         ("create table kv (k text, v bigint); create unique index on kv (k) where v > 0", "no unique index on exactly"),
         ("create table kv (k text, v bigint, unique (k, v))", "no unique index on exactly"),
         ("create table kv (k text unique deferrable, v bigint)", "no unique index on exactly"),
@@ -101,4 +106,23 @@ async fn a_poor_role_is_told_what_it_lacks() {
     assert!(steps[0].starts_with("CREATE SCHEMA pulso AUTHORIZATION \"Poor\""), "{steps:?}");
     assert!(steps[1].starts_with("GRANT SELECT, INSERT, UPDATE, DELETE ON \"public\".\"kv\" TO \"Poor\""), "{steps:?}");
     writer.commit(vec![kv(&[("a", Some(1), Change::Insert), ("b", Some(1), Change::Correction)])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_security_that_holds_for_the_role_is_refused_with_what_mends_it() {
+    let database = Database::create().await;
+    let role = "do $$ begin create role guarded login; exception when duplicate_object then null; end $$";
+    database.query(role).await;
+    let table = "alter role guarded nobypassrls; create table kv (k text primary key, v bigint);
+        alter table kv enable row level security; grant all on kv to guarded;
+        create schema pulso authorization guarded";
+    database.query(table).await;
+    let spec = key_value(&database.url.replace("postgres@", "guarded@"), upsert());
+    let reason = refused(&spec).await;
+    let (told, statement) = reason.split_once("run: ").unwrap();
+    assert!(told.contains("has row-level security for guarded, which COPY does not take"), "{reason}");
+    database.query(statement.split_once(';').unwrap().0).await;
+    let mut writer = Writer::first(&spec).await;
+    writer.commit(vec![kv(&[("a", Some(1), Change::Insert)])]).await;
+    assert_eq!(database.text("select k, v from kv").await, "a|1");
 }
