@@ -6,5 +6,6 @@ mod json;
 pub mod kafka;
 pub mod lookup;
 pub mod mysql;
+pub mod panel;
 pub mod postgres;
 pub mod target;

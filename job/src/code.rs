@@ -53,7 +53,6 @@ codes! {
     BAD_ADDRESS = "P0023": "Brokers are `host:port`, several with commas between; a PostgreSQL address is `postgres://user:password@host:port/database`, one of MySQL or MariaDB `mysql://user:password@host:port/database`, with user and database."
     UNPROTECTED = "P0024": "A password goes over the network in the clear: `sasl` without `tls`."
     KAFKA_PROPERTY = "P0025": "Kafka client properties are not set in job.toml. Pulso assigns partitions, keeps positions and reads committed records only; a property could break exactly that."
-    NOT_YET = "P0030": "The job language has this, but this version of Pulso does not run it yet."
     BAD_VERSION = "P0031": "`version` is that of the job language. This Pulso knows version 1."
     SQL_SYNTAX = "P0040": "The text is not a SQL expression: what a SELECT could have between two commas."
     SQL_COLUMN = "P0041": "The expression names a column that does not exist here. Rules and the filter see the columns of [fields]; a column of [derive] sees [fields], the columns of lookups (lookup.column) and what stands above it in [derive]; sinks see all."

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pulso_connectors::postgres::{PanelLimits, ask_panel};
+use pulso_connectors::panel::{PanelLimits, ask_panel};
 use pulso_core::ids::JobId;
 use pulso_core::record::JobDefinition;
-use pulso_job::{JobSpec, PanelSpec, Submission, TargetKind};
+use pulso_job::{JobSpec, PanelSpec, Submission};
 use serde::Serialize;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -54,13 +54,15 @@ pub(crate) enum PanelError {
 }
 
 type Cached = Option<(Instant, Result<Figures, String>)>;
-type Answers = HashMap<(JobId, usize), Arc<Mutex<Cached>>>;
+/// A job, and the fingerprint of its definition: another file has other panels.
+type Key = (JobId, u64);
+type Answers = HashMap<(Key, usize), Arc<Mutex<Cached>>>;
 
 /// Shared by all requests: what was answered last. A panel's lock is held while it is asked, so that whoever comes
 /// meanwhile gets the same answer.
 #[derive(Clone)]
 pub(crate) struct Panels {
-    jobs: Arc<Mutex<HashMap<JobId, Arc<JobSpec>>>>,
+    jobs: Arc<Mutex<HashMap<Key, Arc<JobSpec>>>>,
     answers: Arc<Mutex<Answers>>,
     at_once: Arc<Semaphore>,
 }
@@ -70,18 +72,19 @@ impl Panels {
         Self { jobs: Arc::default(), answers: Arc::default(), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The checked job of a definition, which never changes.
+    /// The checked job of a definition.
     pub(crate) async fn job(&self, definition: &JobDefinition) -> Result<Arc<JobSpec>, PanelError> {
         let mut jobs = self.jobs.lock().await;
-        if let Some(job) = jobs.get(&definition.id) {
+        if let Some(job) = jobs.get(&key(definition)) {
             return Ok(Arc::clone(job));
         }
+        jobs.retain(|(job, _), _| *job != definition.id);
         let internal = |reason: String| PanelError::Internal(format!("the job of the control log: {reason}"));
         let submission: Submission =
             serde_json::from_str(&definition.submission).map_err(|e| internal(e.to_string()))?;
         let (spec, _) = pulso_job::check(&submission, "job.toml").map_err(|mistakes| internal(mistakes.to_string()))?;
         let spec = Arc::new(spec);
-        jobs.insert(definition.id, Arc::clone(&spec));
+        jobs.insert(key(definition), Arc::clone(&spec));
         Ok(spec)
     }
 
@@ -89,7 +92,7 @@ impl Panels {
     pub(crate) async fn figures(&self, definition: &JobDefinition, index: usize) -> Result<Figures, PanelError> {
         let job = self.job(definition).await?;
         let panel = job.panels.get(index).ok_or(PanelError::NoSuchPanel)?;
-        let cell = self.cell((definition.id, index)).await;
+        let cell = self.cell((key(definition), index)).await;
         let mut cached = cell.lock().await;
         let answer = match &*cached {
             Some((asked, answer)) if asked.elapsed() < panel.every => answer.clone(),
@@ -102,7 +105,7 @@ impl Panels {
         answer.map_err(PanelError::Failed)
     }
 
-    async fn cell(&self, key: (JobId, usize)) -> Arc<Mutex<Cached>> {
+    async fn cell(&self, key: (Key, usize)) -> Arc<Mutex<Cached>> {
         let mut answers = self.answers.lock().await;
         // One that is locked is being asked for.
         answers.retain(|_, cell| {
@@ -115,18 +118,20 @@ impl Panels {
     /// A failure is an answer too: a database that is down is not asked again by every look at the page.
     async fn ask(&self, job: &JobSpec, panel: &PanelSpec) -> Result<Figures, String> {
         let _turn = self.at_once.acquire().await.map_err(|e| e.to_string())?;
-        let Some(TargetKind::Postgres { url, .. }) = job.targets.get(panel.target).map(|target| &target.kind) else {
-            return Err("panels of targets other than PostgreSQL are not asked yet".to_owned());
-        };
+        let target = job.targets.get(panel.target).ok_or_else(|| "the job has no such target".to_owned())?;
         let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = Instant::now();
-        let rows = ask_panel(url, &panel.sql, LIMITS).await?;
+        let rows = ask_panel(&target.kind, &panel.sql, LIMITS).await?;
         Ok(Figures {
             answer: Answer::new(rows, &value::protected(job)),
             asked_at_ms: i64::try_from(asked_at.as_millis()).unwrap_or(i64::MAX),
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }
+}
+
+fn key(definition: &JobDefinition) -> Key {
+    (definition.id, definition.fingerprint)
 }
 
 /// The panels of a job, in file order.

@@ -88,7 +88,7 @@ fn hinted(mut failure: Failure, facts: &Facts) -> Failure {
     failure
 }
 
-fn column(column: &Column) -> QueryColumn {
+pub(super) fn column(column: &Column) -> QueryColumn {
     let local = matches!(column.column_type(), ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_DATETIME2);
     let written = if local { Written::Local } else { Written::Plain };
     QueryColumn { name: column.name_str().to_lowercase(), kind: type_word(column), written }
@@ -143,7 +143,7 @@ fn decimal(column: &Column, unsigned: bool) -> String {
 }
 
 /// A value as text; a time that names no zone of its own is in UTC.
-fn text(value: &Value, kind: ColumnType) -> Result<Option<Cow<'_, str>>, Failure> {
+pub(super) fn text(value: &Value, kind: ColumnType) -> Result<Option<Cow<'_, str>>, Failure> {
     Ok(Some(match value {
         Value::NULL => return Ok(None),
         Value::Bytes(bytes) => {
@@ -161,7 +161,9 @@ fn text(value: &Value, kind: ColumnType) -> Result<Option<Cow<'_, str>>, Failure
             let zone = if kind == ColumnType::MYSQL_TYPE_TIMESTAMP { "+00" } else { "" };
             format!("{date} {hour:02}:{minute:02}:{second:02}.{micros:06}{zone}").into()
         }
-        // Of type TIME, which no column of a job has.
-        Value::Time(..) => return Ok(None),
+        Value::Time(negative, days, hours, minutes, seconds, micros) => {
+            let (sign, hours) = (if *negative { "-" } else { "" }, days * 24 + u32::from(*hours));
+            format!("{sign}{hours:02}:{minutes:02}:{seconds:02}.{micros:06}").into()
+        }
     }))
 }

@@ -9,6 +9,7 @@ mod ledger;
 mod letters;
 mod literal;
 pub(crate) mod lookup;
+mod panel;
 mod quote;
 mod statement;
 mod table;
@@ -19,4 +20,5 @@ mod write;
 mod writer;
 
 pub use inspect::inspect_database;
+pub(crate) use panel::ask;
 pub use writer::MySqlWriter;

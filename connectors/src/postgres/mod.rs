@@ -21,5 +21,5 @@ mod write;
 mod writer;
 
 pub use inspect::inspect_database;
-pub use panel::{PanelLimits, PanelRows, ask_panel};
+pub(crate) use panel::ask;
 pub use writer::PostgresWriter;

@@ -7,6 +7,7 @@ mod inspect;
 mod lookup;
 #[path = "../support/lookups.rs"]
 mod lookups;
+mod panel;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod refused;

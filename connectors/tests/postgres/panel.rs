@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use pulso_connectors::postgres::{PanelLimits, PanelRows, ask_panel};
+use pulso_connectors::panel::{PanelLimits, PanelRows, ask_panel};
+use pulso_job::spec::TargetKind;
 
 use crate::support::Database;
 
 async fn ask(database: &Database, sql: &str) -> PanelRows {
     let limits = PanelLimits { rows: 3, bytes: 10, time: Duration::from_secs(5) };
-    ask_panel(&database.url.clone().into(), sql, limits).await.unwrap()
+    let target = TargetKind::Postgres { url: database.url.clone().into(), zone: "UTC".to_owned(), max_refused: 1.0 };
+    ask_panel(&target, sql, limits).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::MAX_TABLES;
 use super::select::{select, text};
-use super::target::{Database, Found, Targets};
+use super::target::{Found, Targets};
 use crate::code;
 use crate::document::{Entry, Section};
 use crate::reader::Reader;
@@ -15,7 +15,7 @@ use crate::spec::{PanelSpec, TargetIndex};
 pub(crate) const CHARTS: [&str; 7] = ["line", "bar", "pie", "histogram", "scatter", "table", "number"];
 const LONGEST_TITLE: usize = 200;
 /// What can be asked: the help of every panel that cannot.
-const ASKED: &str = "let the panel ask a [target.NAME] of type postgres, named by `in`";
+const ASKED: &str = "let the panel ask a [target.NAME] of type postgres or mysql, named by `in`";
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, targets: &Targets) -> Option<Vec<PanelSpec>> {
     let Some(entry) = root.take("panel") else {
@@ -87,14 +87,6 @@ fn target(
             first
         }
     };
-    if let Some((_, Database::MySql)) = found {
-        reader.warn(
-            code::NOT_YET,
-            span,
-            "panels of MySQL targets are not asked yet: the JobManager answers this one with an error",
-            ASKED,
-        );
-    }
     found.map(|(target, _)| target)
 }
 

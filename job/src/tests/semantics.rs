@@ -2,8 +2,7 @@
 
 use super::{GOOD, bad, good, one, one_in, places, submission, table, with};
 use crate::{
-    DeadLettersTo, FieldPath, OnChange, PathStart, Severity, SinkValue, SourceSpec, StartPosition, TargetKind,
-    WriteMode,
+    DeadLettersTo, FieldPath, OnChange, PathStart, SinkValue, SourceSpec, StartPosition, TargetKind, WriteMode,
 };
 
 const SINK_KEY: &str = "table = \"orders\"\nkey = [\"id\", \"at\"]";
@@ -328,14 +327,13 @@ fn a_panel_asks_a_database() {
 }
 
 #[test]
-fn a_panel_of_mysql_is_warned_of() {
+fn a_panel_may_ask_mysql() {
     let url = "type = \"postgres\"\nurl = { env = \"DATABASE_URL\" }";
     let mysql = "type = \"mysql\"\nurl = { env = \"MYSQL_URL\" }";
     let toml = format!("{}\n[[panel]]\ntitle = \"T\"\nchart = \"number\"\nsql = \"select 1\"\n", with(url, mysql));
     let (job, warnings) = crate::check(&submission(&toml), "job.toml").unwrap();
     assert_eq!((job.panels.len(), job.panels[0].target), (1, 0));
-    let found: Vec<_> = warnings.iter().map(|found| (found.code.as_str(), found.severity)).collect();
-    assert_eq!(found, [("P0030", Severity::Warning)]);
+    assert!(warnings.is_empty(), "{warnings:?}");
 }
 
 const KAFKA: &str = "[target.bus]\ntype = \"kafka\"\nbrokers = \"other:9092, LOCALHOST:9092\"\n";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
-use pulso_connectors::postgres::PanelRows;
+use pulso_connectors::panel::PanelRows;
 use pulso_job::{JobSpec, RowsFrom, SinkValue};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ static MASK: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub(crate) struct Column {
     name: String,
-    /// PostgreSQL's name.
+    /// As of [`PanelRows::columns`].
     r#type: String,
     masked: bool,
 }
@@ -74,10 +74,14 @@ fn masked(text: &str) -> Value {
 fn value(text: String, kind: &str) -> Value {
     let found = match kind {
         "bool" => Some(Value::Bool(text == "t")),
-        "int2" | "int4" | "int8" => text.parse::<i64>().ok().map(Value::from),
-        "float4" | "float8" => text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number),
+        "int2" | "int4" | "int8" | "int32" | "int64" => text.parse::<i64>().ok().map(Value::from),
+        "float4" | "float8" | "float64" => {
+            text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number)
+        }
         "json" | "jsonb" => serde_json::from_str(&text).ok(),
-        "timestamptz" => text.strip_suffix("+00").map(|time| Value::from(format!("{}Z", time.replacen(' ', "T", 1)))),
+        "timestamptz" | "timestamp" if text.ends_with("+00") => {
+            Some(Value::from(format!("{}Z", text.trim_end_matches("+00").replacen(' ', "T", 1))))
+        }
         "timestamp" => Some(Value::from(text.replacen(' ', "T", 1))),
         _ => None,
     };
@@ -102,6 +106,10 @@ mod tests {
             ("2026-01-01 00:00:00.5+00", "timestamptz", json!("2026-01-01T00:00:00.5Z")),
             ("infinity", "timestamptz", json!("infinity")),
             ("2026-01-01 00:00:00", "timestamp", json!("2026-01-01T00:00:00")),
+            ("2026-01-01 00:00:00.000000+00", "timestamp", json!("2026-01-01T00:00:00.000000Z")),
+            ("-7", "int32", json!(-7)),
+            ("0.25", "float64", json!(0.25)),
+            ("1.50", "decimal(6,2)", json!("1.50")),
             ("{\"a\": [1]}", "jsonb", json!({"a": [1]})),
             ("x", "text", json!("x")),
         ];
