@@ -299,6 +299,14 @@ async fn a_changed_mapping_counts_for_later_files_and_a_replay_joins_as_before()
         patient != UNMAPPED || path.file_name().is_some_and(|name| !before.iter().any(|old| old == name))
     };
     is_right(&ward, is_mapped).await?;
+    // Another file takes the job over, and is what the replay below begins with.
+    let text = fs::read_to_string(&job.0)?;
+    ensure!(text.contains("keep_for = \"24h\""), "the job is not as this test expects");
+    fs::write(&job.0, text.replace("keep_for = \"24h\"", "keep_for = \"48h\""))?;
+    let told = ward.cluster.healthctl(&["submit", job.0.to_str().context("the path is text")?, "--wait"])?;
+    ensure!(told.contains("positions: kept") && told.contains("dedup: kept"), "{told}");
+    ward.generate(60)?;
+    is_right(&ward, is_mapped).await?;
     for process in std::mem::take(&mut ward.task_managers) {
         process.kill()?;
     }
