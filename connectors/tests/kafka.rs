@@ -315,9 +315,11 @@ async fn the_time_of_appending_is_the_records(kafka: &Kafka) {
 
 /// Of records of one key the newest is left, and positions between are gone.
 async fn compaction_leaves_gaps(kafka: &Kafka) {
+    const SEGMENT: Duration = Duration::from_millis(100);
+    let age = SEGMENT.as_millis().to_string();
     let compact = [
         ("cleanup.policy", "compact"),
-        ("segment.ms", "100"),
+        ("segment.ms", age.as_str()),
         ("min.cleanable.dirty.ratio", "0.01"),
         ("max.compaction.lag.ms", "100"),
     ];
@@ -326,10 +328,10 @@ async fn compaction_leaves_gaps(kafka: &Kafka) {
     let spec = spec(kafka, "compacted", StartPosition::Earliest);
     send(&producer, "compacted", 0, 0..20);
     let began = Instant::now();
-    // The newest segment is never compacted, so something has to follow.
+    // The newest segment is never compacted, so something has to follow; what comes when it is old enough begins the next.
     for next in 20.. {
         assert!(began.elapsed() < PATIENCE, "nothing was compacted");
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(SEGMENT + Duration::from_millis(50)).await;
         send(&producer, "compacted", 0, next..next + 1);
         let mut reader = open(&spec, &[(0, 0)]);
         let all = seen(&mut reader, |all| all.last().is_some_and(|(position, ..)| *position == next));

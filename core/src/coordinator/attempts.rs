@@ -156,7 +156,7 @@ impl Job {
         copies: &Prepared,
     ) -> Result<(Plan, Recovery), String> {
         let state = cx.journal.job(self.id);
-        let mut lost = String::new();
+        let mut lost = None;
         // Who comes forward leaves no era out: some targets may have rows of that one alone.
         let next = |era: &Era<'_>| state.rewound.is_none_or(|until| era.since <= until.next());
         for era in state.eras().filter(next) {
@@ -177,20 +177,14 @@ impl Job {
             };
             match decide(&facts) {
                 Decision::Resume(recovery) => return Ok((plan, recovery)),
-                Decision::Lost { reason } if lost.is_empty() => lost = reason,
-                Decision::Lost { .. } => {}
+                Decision::Lost { reason } => lost = lost.or(Some(reason)),
             }
             let first = state.first_checkpoint(&era).filter(|manifest| !self.bad.contains(&manifest.checkpoint));
             if self.readings.is_empty() || first.is_none() {
                 break;
             }
         }
-        match lost.is_empty() {
-            true => {
-                Err("no definition of before is left by which targets that went back can be brought forward".to_owned())
-            }
-            false => Err(lost),
-        }
+        Err(lost.unwrap_or_else(|| "no job file of before can bring the targets forward that went back".to_owned()))
     }
 
     pub(super) fn plan_logged(&mut self, cx: &mut Context, logged: Durable<Box<PlanLogged>>) {

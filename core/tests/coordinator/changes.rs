@@ -26,7 +26,7 @@ fn another(fingerprint: u64) -> JobDefinition {
     JobDefinition { fingerprint, ..definition(1, "vitals") }
 }
 
-fn same_source(definition: JobDefinition) -> Change {
+pub(crate) fn same_source(definition: JobDefinition) -> Change {
     Change { definition, source: None, time: false, lookups: None, before: BTreeMap::new() }
 }
 
@@ -278,11 +278,23 @@ fn other_secrets_are_used_by_the_next_attempt_and_cut_nothing() {
     assert!(state(&world).past.is_empty() && !state(&world).newest_cut().last);
 }
 
+/// The epoch of a savepoint, behind which nothing is forgotten.
+fn saved(world: &mut World) -> Epoch {
+    commits(world, 5);
+    let savepoint = world.call(Call::Savepoint { job: job_id(1) });
+    world.until("a savepoint", |w| w.answers.contains_key(&savepoint));
+    let Answer::SavepointTaken { epoch, .. } = world.answers[&savepoint] else { panic!() };
+    epoch
+}
+
+fn mark(epoch: Epoch) -> Mark {
+    Mark { epoch, hash: CutHash(u128::from(epoch.0)) }
+}
+
 /// The ledger is as it was after this epoch, and the next attempt finds that.
 fn went_back(world: &mut World, epoch: Epoch) {
-    let mark = Mark { epoch, hash: CutHash(u128::from(epoch.0)) };
     let ledger: BTreeMap<_, _> =
-        (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark)).collect();
+        (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark(epoch))).collect();
     world.task_managers.iter_mut().for_each(|tm| tm.ledger = ledger.clone());
     let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
     let failure = Failure::Retry { reason: "a link broke".into() };
@@ -398,13 +410,124 @@ fn a_target_that_came_again_and_is_behind_fails_the_job_where_nobody_can_write_i
     assert!(reason.contains("target warehouse went back"), "{reason}");
 }
 
+/// The same, where the first definition is still there: it writes what is missing, and the one between is not left out.
+#[test]
+fn a_target_that_came_again_and_is_behind_is_brought_forward_by_who_wrote_to_it() {
+    let mut world = running(1);
+    let back = saved(&mut world);
+    commits(&mut world, 3);
+    world.input = u64::MAX;
+    let without = JobDefinition { targets: vec!["another".into()], ..another(9) };
+    change(&mut world, same_source(without));
+    in_force(&mut world, 9);
+    // An epoch of its own.
+    world.input = 1;
+    let sealed = world.job(1).epochs.sealed;
+    world.until("an epoch", |w| w.job(1).epochs.sealed > sealed);
+    world.input = u64::MAX;
+    change(&mut world, same_source(another(10)));
+    in_force(&mut world, 10);
+    assert_eq!(state(&world).eras().count(), 3);
+    world.task_managers[0].checkpoints = false;
+    let from = world.job(1).attempt;
+    let readings = (0..5).map(|group| (KeyGroupId { stage: Stage(0), group: KeyGroup(group) }, mark(back)));
+    let failure = Failure::WentBack { target: TARGET, readings: readings.collect() };
+    let session = world.task_managers[0].session.unwrap();
+    world.report(0, session, Report::Failed { job: job_id(1), attempt: from, failure });
+    world.until("back", |w| w.job(1).phase == PhaseView::Running && w.job(1).attempt.0 == from.0 + 3);
+    let after = |(_, instruction): &(_, Instruction)| {
+        if let Instruction::Deploy(d) = instruction { Some((d.attempt, d.definition.fingerprint)) } else { None }
+    };
+    let deployed = world.sent.iter().filter_map(after).filter(|(attempt, _)| *attempt > from);
+    let deployed: Vec<u64> = deployed.map(|(_, fingerprint)| fingerprint).collect();
+    assert_eq!(deployed, [1, 9, 10]);
+}
+
+/// What an attempt says that has ended with its source.
+#[test]
+fn nothing_that_was_said_of_the_source_before_counts() {
+    let mut world = running(1);
+    commits(&mut world, 5);
+    let source = Change { source: Some([(SplitId(0), Position(7))].into()), ..same_source(another(9)) };
+    change(&mut world, source);
+    world.until("changed", |w| state(w).definition.fingerprint == 9);
+    let (session, attempt) = (world.task_managers[0].session.unwrap(), world.job(1).attempt);
+    let reading = (KeyGroupId { stage: Stage(0), group: KeyGroup(0) }, Mark::NOTHING);
+    for failure in [
+        Failure::WentBack { target: TARGET, readings: [reading].into() },
+        Failure::Fatal { reason: "no such table".into() },
+    ] {
+        world.report(0, session, Report::Failed { job: job_id(1), attempt, failure });
+    }
+    in_force(&mut world, 9);
+    assert_eq!(world.job(1).attempt, attempt.next());
+    commits(&mut world, 3);
+}
+
+#[test]
+fn windows_that_the_last_epoch_made_due_close_without_input() {
+    let mut world = running(1);
+    world.until("a watermark", |w| w.job(1).watermark > EventTime::MIN);
+    world.input = u64::MAX;
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    let since = state(&world).since;
+    world.until("an epoch under the watermark of the change", |w| w.job(1).epochs.committed > since);
+    world.run(2_000);
+    assert_eq!(world.job(1).epochs.sealed, since.next(), "and no more");
+}
+
+#[test]
+fn a_stage_that_goes_with_the_source_leaves_nothing_in_the_storage() {
+    let mut world = World::new(1, 1);
+    let two = JobDefinition { stages: 2, ..definition(1, "vitals") };
+    world.call(Call::Submit(Box::new(NewJob { definition: two, start: start(3), lookups: None })));
+    world.until("a checkpoint", |w| {
+        w.checker.durable.jobs.contains_key(&job_id(1)) && w.job(1).checkpoints.iter().any(|c| c.taken.is_some())
+    });
+    let source = Change { source: Some([(SplitId(0), Position(7))].into()), ..same_source(another(9)) };
+    change(&mut world, source);
+    in_force(&mut world, 9);
+    let of = |stage: u8| world.deleted.iter().filter(|object| object.contains(&format!("/{stage}/"))).count();
+    assert!(of(1) > 0 && state(&world).checkpoints.last().unwrap().manifest.snapshots.len() == 5);
+    commits(&mut world, 3);
+}
+
+#[test]
+fn secrets_of_now_are_those_of_every_definition() {
+    let mut world = running(1);
+    saved(&mut world);
+    commits(&mut world, 3);
+    change(&mut world, same_source(another(9)));
+    in_force(&mut world, 9);
+    world.task_managers[0].commits = false;
+    world.run(100);
+    change(&mut world, same_source(another(11)));
+    world.run(100);
+    // The change that waits gets them too, and is in force once it can be.
+    let from = DefinitionId::of(state(&world));
+    let definitions =
+        Redefinition { definition: another(10), next: Some(another(12)), before: [(Epoch::ZERO, another(2))].into() };
+    let request = world.call(Call::Redefine { from, definitions: Box::new(definitions.clone()) });
+    world.run(100);
+    assert_eq!(world.answers[&request], Answer::Changing { job: job_id(1) });
+    let fingerprints = |w: &World| state(w).eras().map(|era| era.definition.fingerprint).collect::<Vec<_>>();
+    assert_eq!((fingerprints(&world), state(&world).change.is_some()), (vec![10, 2], true));
+    // Again: it is so already.
+    let attempt = world.job(1).attempt;
+    let from = DefinitionId::of(state(&world));
+    let again = world.call(Call::Redefine { from, definitions: Box::new(definitions) });
+    assert_eq!((&world.answers[&again], world.job(1).attempt), (&Answer::Changing { job: job_id(1) }, attempt));
+    world.task_managers[0].commits = true;
+    in_force(&mut world, 12);
+    assert_eq!(fingerprints(&world), [12, 10, 2]);
+    commits(&mut world, 3);
+}
+
 #[test]
 fn a_savepoint_of_before_stays_a_way_back() {
     let mut world = running(1);
-    commits(&mut world, 5);
-    let savepoint = world.call(Call::Savepoint { job: job_id(1) });
-    world.until("a savepoint", |w| w.answers.contains_key(&savepoint));
-    let Answer::SavepointTaken { epoch, .. } = world.answers[&savepoint] else { panic!() };
+    let epoch = saved(&mut world);
     change(&mut world, same_source(another(9)));
     in_force(&mut world, 9);
     let since = state(&world).since;

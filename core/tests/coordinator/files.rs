@@ -3,9 +3,11 @@
 use pulso_core::control_log::JobStatus;
 use pulso_core::coordinator::{Call, Event, NewJob, PhaseView};
 use pulso_core::files::{FoundFile, MOST_KNOWN, MOST_UNREAD};
-use pulso_core::ids::{Epoch, EventTime, Position};
+use pulso_core::ids::{Epoch, EventTime, Position, SplitId};
 use pulso_core::message::Instruction;
+use pulso_core::record::{Change, JobDefinition};
 
+use crate::changes::{same_source, state};
 use crate::world::{World, definition, job_id, start};
 
 fn reading() -> World {
@@ -64,6 +66,31 @@ fn the_end_closes_windows_whenever_it_is_known() {
         }
         world.until("the end", |w| w.checker.durable.jobs[&job_id(1)].status == JobStatus::Finished);
         windows_are_closed(&world);
+    }
+}
+
+/// The job would end with the files that it reads, and is to go on with others.
+#[test]
+fn a_change_of_the_source_at_the_end_of_the_input_goes_on_with_the_other_one() {
+    for told_before in [true, false] {
+        let mut world = reading();
+        let other = JobDefinition { fingerprint: 9, ..definition(1, "ward") };
+        let source = (0..4).map(|split| (SplitId(split), Position(0))).collect();
+        let change = Change { source: Some(source), ..same_source(other) };
+        if told_before {
+            crate::changes::change(&mut world, change.clone());
+        }
+        find(&mut world, files(0..20), true);
+        if !told_before {
+            world.until("the end", |w| state(w).status == JobStatus::Stopping);
+            crate::changes::change(&mut world, change);
+        }
+        world.until("the change", |w| state(w).definition.fingerprint == 9);
+        assert_eq!(state(&world).status, JobStatus::Running);
+        let found = Event::FilesFound { job: job_id(1), of: 9, found: files(0..3), gone: vec![], complete: true };
+        world.event(found);
+        world.until("the end", |w| state(w).status == JobStatus::Finished);
+        assert!(is_read(&world) && newest(&world).0 > state(&world).since);
     }
 }
 
