@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -218,11 +218,20 @@ impl Cluster {
 
     /// What `healthctl` prints; an error where it does not exit with 0.
     pub fn healthctl(&self, arguments: &[&str]) -> Result<String> {
+        Ok(String::from_utf8(self.done(arguments)?.stdout)?)
+    }
+
+    /// What `healthctl` warns of, where it exits with 0.
+    pub fn warnings(&self, arguments: &[&str]) -> Result<String> {
+        Ok(String::from_utf8(self.done(arguments)?.stderr)?)
+    }
+
+    fn done(&self, arguments: &[&str]) -> Result<Output> {
         let done = self.command("healthctl").args(arguments).output()?;
         if !done.status.success() {
             bail!("healthctl {arguments:?} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr));
         }
-        Ok(String::from_utf8(done.stdout)?)
+        Ok(done)
     }
 
     /// Starts `healthctl`, which prints nothing.

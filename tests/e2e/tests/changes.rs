@@ -302,6 +302,35 @@ async fn a_database_restored_from_before_the_change_gets_all_rows_again() -> Res
     scene.is_conserved().await
 }
 
+/// Nothing can be committed, and nobody can be asked whether the tables fit: the change waits, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_waits_for_a_database_that_is_down() -> Result<()> {
+    let mut scene = Scene::set(1, &[], |job| job).await?;
+    scene.input.send(1_000).await?;
+    scene.table_is_right().await?;
+    scene.world.postgres.stop_fast().await?;
+    scene.input.send(500).await?;
+    let other = |job: String| job + MORE_SINKS;
+    let warned = scene.cluster.warnings(&["submit", &path(&scene.cluster, other)?])?;
+    ensure!(warned.contains("not asked whether the tables fit: target db: "), "{warned}");
+    let status = scene.cluster.json(&["describe", JOB])?.to_string();
+    ensure!(status.contains("once everything before it is committed"), "{status}");
+    let told = scene.cluster.healthctl(&["submit", &path(&scene.cluster, other)?])?;
+    ensure!(told.contains("it is about to go on with this file already"), "{told}");
+    let running = path(&scene.cluster, |job| job)?;
+    let refused = scene.cluster.healthctl(&["submit", &running]).expect_err("another file waits").to_string();
+    ensure!(refused.contains("is about to go on with another file"), "{refused}");
+    let third = path(&scene.cluster, |job| job + STREAM)?;
+    let refused = scene.cluster.healthctl(&["submit", &third, "--new"]).expect_err("it runs").to_string();
+    ensure!(refused.contains("runs from another file: cancel it first"), "{refused}");
+    scene.world.postgres.restart().await?;
+    submit(&scene.cluster, &[], other)?;
+    scene.input.send(500).await?;
+    scene.table_is_right().await?;
+    until("rows in the new table", LIMIT, async || Ok(count(&scene.world, "fevers").await.unwrap_or(0) > 0)).await?;
+    scene.is_conserved().await
+}
+
 const STREAM: &str = r#"
 [target.stream]
 type = "kafka"
